@@ -1,0 +1,46 @@
+"""The signed envelope: everything that is signed, on a wire or in a file, is sealed in this one form.
+
+    sender (32 bytes) | signature (64 bytes) | payload
+
+The signature is over `digest(domain, payload)`, where the domain names the chain and the kind of message, so a
+signature for one purpose says nothing for another. The signature is checked on the received bytes before anything
+parses the payload, and those bytes are what is hashed and stored: nothing is re-encoded to be checked.
+"""
+
+from dataclasses import dataclass
+
+from tallystick.canon.hashing import digest
+from tallystick.canon.identity import IDENTITY_BYTES, SIGNATURE_BYTES, Key, verifies
+from tallystick.errors import Refused
+
+HEADER_BYTES = IDENTITY_BYTES + SIGNATURE_BYTES
+
+
+@dataclass(frozen=True)
+class Opened:
+    """What a checked envelope holds: who signed, and what."""
+
+    sender: str
+    payload: bytes
+
+
+def seal(key: Key, domain: str, payload: bytes) -> bytes:
+    """Signs `payload` for `domain` and returns the envelope."""
+    return bytes.fromhex(key.identity) + key.sign(digest(domain, payload)) + payload
+
+
+def open_sealed(data: bytes, domain: str, *, limit: int, what: str) -> Opened:
+    """Checks an envelope's size and signature; the payload is still unparsed bytes.
+
+    Raises:
+        Refused: `too_large`, `truncated` or `bad_signature`.
+    """
+    if len(data) > limit:
+        raise Refused("too_large", f"{what}: {len(data)} bytes, at most {limit} are admitted")
+    if len(data) <= HEADER_BYTES:
+        raise Refused("truncated", f"{what}: {len(data)} bytes are too few for a signed envelope")
+    sender = data[:IDENTITY_BYTES].hex()
+    signature, payload = data[IDENTITY_BYTES:HEADER_BYTES], data[HEADER_BYTES:]
+    if not verifies(sender, digest(domain, payload), signature):
+        raise Refused("bad_signature", f"{what}: the signature is not {sender[:12]}'s for {domain!r}")
+    return Opened(sender, payload)

@@ -1,0 +1,59 @@
+"""The port between an engine that orders transactions and the application that executes them.
+
+An engine (the embedded PBFT, or an adapter to another system) calls an `Application`; everything else in the program
+sees the engine only as `Engine`. Neither side knows more of the other than is written here.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True)
+class CommittedBlock:
+    """A block that can never be taken back."""
+
+    height: int
+    """1 for the first block after genesis."""
+    time_ms: int
+    """Agreed time, milliseconds since the Unix epoch; never decreases from block to block."""
+    digest: bytes
+    """Names the block and, through its parent, all before it. Not known to anyone before the block was proposed."""
+    transactions: tuple[bytes, ...]
+    """Sealed transactions in the agreed order; well-formed but possibly refused by the rules."""
+    certificate: bytes
+    """What convinces a third party that a quorum committed this block."""
+
+
+class Application(Protocol):
+    """What an engine needs from the program whose transactions it orders. Called from one thread, never re-entered."""
+
+    @property
+    def height(self) -> int:
+        """Height of the last executed block; 0 before the first."""
+
+    def admit(self, transaction: bytes) -> None:
+        """Checks a transaction against the current state before it may take memory.
+
+        Raises:
+            Refused: with the reason code that the sender is shown.
+        """
+
+    def next_deadline_ms(self) -> int | None:
+        """When a block is due even if there is no transaction, in agreed time; None if never."""
+
+    def execute(self, block: CommittedBlock) -> bytes:
+        """Applies `block`, durably, and returns the digest of the state after it. Heights come in order, once."""
+
+
+class Engine(Protocol):
+    """What the program needs from whatever orders its transactions."""
+
+    def submit(self, transaction: bytes) -> None:
+        """Admits a transaction and sees to it that the primary learns of it.
+
+        Raises:
+            Refused: what `Application.admit` raised, or `mempool_full`.
+        """
+
+    async def run(self) -> None:
+        """Takes part in consensus until cancelled; executes committed blocks on the application."""
