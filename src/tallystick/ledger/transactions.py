@@ -28,20 +28,20 @@ class Body(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_like=T
     """Base of the transaction kinds: only what msgspec needs to tell them apart."""
 
 
-class Transfer(Body, tag="transfer"):
+class Transfer(Body, frozen=True, forbid_unknown_fields=True, array_like=True, tag="transfer"):
     """Moves `amount` from the sender's balance to `to`."""
 
     to: Name
     amount: Amount
 
 
-class Deposit(Body, tag="deposit"):
+class Deposit(Body, frozen=True, forbid_unknown_fields=True, array_like=True, tag="deposit"):
     """Moves `amount` from the sender's balance to its stake."""
 
     amount: Amount
 
 
-class Withdraw(Body, tag="withdraw"):
+class Withdraw(Body, frozen=True, forbid_unknown_fields=True, array_like=True, tag="withdraw"):
     """Moves `amount` from the sender's stake back to its balance; refused while a task or office needs it."""
 
     amount: Amount
@@ -68,7 +68,7 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_like
     """How long after opening the task is given up and its escrow returned."""
 
 
-class OpenTask(Body, tag="open_task"):
+class OpenTask(Body, frozen=True, forbid_unknown_fields=True, array_like=True, tag="open_task"):
     """Offers a training task and puts `reward` from the sender's balance in escrow. The task's id is the
     transaction's hash."""
 
@@ -83,13 +83,13 @@ class OpenTask(Body, tag="open_task"):
     policy: Policy
 
 
-class Enroll(Body, tag="enroll"):
+class Enroll(Body, frozen=True, forbid_unknown_fields=True, array_like=True, tag="enroll"):
     """Makes the sender available for assignment in `task`; also how a suspended worker comes back."""
 
     task: Name
 
 
-class Leave(Body, tag="leave"):
+class Leave(Body, frozen=True, forbid_unknown_fields=True, array_like=True, tag="leave"):
     """Takes the sender out of `task` from the next round on."""
 
     task: Name
@@ -100,7 +100,7 @@ class Commitment(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_
     commitment: Name
 
 
-class Commit(Body, tag="commit"):
+class Commit(Body, frozen=True, forbid_unknown_fields=True, array_like=True, tag="commit"):
     """Binds the sender to its contributions without showing them."""
 
     task: Name
@@ -117,7 +117,7 @@ class Opening(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_lik
     """Where the contribution itself can be fetched."""
 
 
-class Reveal(Body, tag="reveal"):
+class Reveal(Body, frozen=True, forbid_unknown_fields=True, array_like=True, tag="reveal"):
     """Opens commitments. An opening that does not fit its commitment is a fault of the sender, and proven by it."""
 
     task: Name
@@ -136,7 +136,7 @@ class Verdict(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_lik
     """Root of the contribution as the validator computed it, or `UNAVAILABLE`."""
 
 
-class Audit(Body, tag="audit"):
+class Audit(Body, frozen=True, forbid_unknown_fields=True, array_like=True, tag="audit"):
     """A validator's own results for contributions that the audit draw asked for."""
 
     task: Name
@@ -144,7 +144,7 @@ class Audit(Body, tag="audit"):
     verdicts: Annotated[list[Verdict], msgspec.Meta(min_length=1, max_length=256)]
 
 
-class Attest(Body, tag="attest"):
+class Attest(Body, frozen=True, forbid_unknown_fields=True, array_like=True, tag="attest"):
     """A validator's result for the whole step: the state root after it."""
 
     task: Name
