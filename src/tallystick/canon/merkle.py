@@ -53,16 +53,21 @@ def path_to(leaves: Sequence[bytes], index: int) -> list[bytes]:
     return path
 
 
-def opens(root: bytes, leaf: bytes, index: int, count: int, path: Sequence[bytes]) -> bool:
-    """Whether `path` shows that `leaf` (a leaf hash) is entry `index` of the `count` entries under `root`."""
+def climb(leaf: bytes, index: int, count: int, path: Sequence[bytes]) -> bytes | None:
+    """The root that `path` leads to from `leaf` (a leaf hash) as entry `index` of `count`; None if it cannot fit."""
     if not 0 <= index < count or any(len(node) != DIGEST_BYTES for node in path):
-        return False
+        return None
     value, width, steps = leaf, count, iter(path)
     while width > 1:
         if index ^ 1 < width:
             sibling = next(steps, None)
             if sibling is None:
-                return False
+                return None
             value = node_hash(sibling, value) if index & 1 else node_hash(value, sibling)
         index, width = index // 2, (width + 1) // 2
-    return next(steps, None) is None and value == root
+    return value if next(steps, None) is None else None
+
+
+def opens(root: bytes, leaf: bytes, index: int, count: int, path: Sequence[bytes]) -> bool:
+    """Whether `path` shows that `leaf` (a leaf hash) is entry `index` of the `count` entries under `root`."""
+    return climb(leaf, index, count, path) == root

@@ -1,0 +1,68 @@
+"""Adding up the gradients of micro-batches: the same bits for any split over any workers in any order.
+
+A gradient is rounded to int32 in a unit that does not depend on who computes what: each parameter has an exponent,
+which is part of the training state. An entry is limited to 2**(30 - ceil(log2 M)) units for M micro-batches in a step,
+so any sum of distinct micro-batches fits in int32 and addition is associative. A partial sum takes as many bytes as
+float32 gradients would.
+
+The exponent follows the gradient from step to step: up at once, down by one per step. Beside the sum travels each
+parameter's peak, the exponent of its largest entry, merged by maximum. Only a gradient that grows by more than
+2**HEADROOM within one step is limited.
+"""
+
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from tallystick.exact.rounding import exponent_above, power_of_two, require_finite, to_float32
+
+SUM_BITS: Final = 30
+HEADROOM: Final = 4
+LOSS_BITS: Final = 20
+"""Losses are summed in units of 2**-LOSS_BITS."""
+LOSS_LIMIT: Final = 2.0**31
+
+
+def entry_bits(micro_batches: int) -> int:
+    """Entries of one micro-batch are limited to magnitude 2**entry_bits, so that `micro_batches` of them fit.
+
+    >>> entry_bits(1), entry_bits(8), entry_bits(9)
+    (30, 27, 26)
+    """
+    return SUM_BITS - (micro_batches - 1).bit_length()
+
+
+def peak_of(gradient: Tensor) -> Tensor:
+    """The smallest e with every entry's magnitude < 2**e (int32 scalar).
+
+    Raises:
+        NonFiniteError: the gradient holds an infinity or a NaN.
+    """
+    peak = gradient.abs().amax() if gradient.numel() else gradient.new_zeros(())
+    require_finite(peak, "a gradient")
+    return exponent_above(peak).to(torch.int32)
+
+
+def to_fixed(gradient: Tensor, exponent: Tensor, micro_batches: int) -> Tensor:
+    """Rounds `gradient` (float32) to int32 in units of 2**(exponent - entry_bits), limited to 2**entry_bits units."""
+    bits = entry_bits(micro_batches)
+    units = torch.round(gradient.to(torch.float64) * power_of_two(bits - exponent.to(torch.int64)))
+    return units.clamp(-(2.0**bits), 2.0**bits).to(torch.int32)
+
+
+def mean_of(total: Tensor, exponent: Tensor, micro_batches: int) -> Tensor:
+    """The mean gradient (float32) from the int32 sum over all `micro_batches`."""
+    unit = power_of_two(exponent.to(torch.int64) - entry_bits(micro_batches))
+    return to_float32(total.to(torch.float64) * unit / micro_batches)
+
+
+def next_exponent(exponent: Tensor, peak: Tensor) -> Tensor:
+    """The exponent (int32) for the next step, given this step's peak over all micro-batches."""
+    return torch.maximum(peak + HEADROOM, exponent - 1)
+
+
+def loss_to_fixed(loss: Tensor) -> Tensor:
+    """A micro-batch's mean loss (float32 scalar) in units of 2**-LOSS_BITS (int64), limited to +-LOSS_LIMIT."""
+    require_finite(loss, "the loss")
+    return torch.round(loss.to(torch.float64).clamp(-LOSS_LIMIT, LOSS_LIMIT) * 2.0**LOSS_BITS).to(torch.int64)

@@ -1,0 +1,189 @@
+"""The step program: graphs of ATen operators as canonical JSON, named by SHA-256.
+
+A program holds three graphs. `gradient` maps parameters and one micro-batch to gradients and the loss, `update` maps
+parameters, optimizer slots, mean gradients and the learning rate to new parameters and slots, `predict` maps parameters
+and inputs to outputs. Values in a graph are numbered: inputs first, then one per node. Nothing in a program is code:
+a node names an operator of the table in `exact/kernels.py`, or the program is refused.
+"""
+
+import math
+from typing import Annotated, Final, Literal
+
+import msgspec
+
+from tallystick.canon.encoding import from_json, to_json
+from tallystick.canon.hashing import blob_name
+from tallystick.errors import Refused
+from tallystick.exact import ARITHMETIC
+from tallystick.exact.kernels import KERNELS
+
+MAX_PROGRAM_BYTES: Final = 16 * 2**20
+MAX_NODES: Final = 100_000
+MAX_TENSORS: Final = 10_000
+MAX_ELEMENTS: Final = 2**31
+"""Elements in one tensor."""
+
+DType = Literal["float32", "int64", "int32", "uint8", "bool"]
+BYTES_PER_ELEMENT: Final[dict[str, int]] = {"float32": 4, "int64": 8, "int32": 4, "uint8": 1, "bool": 1}
+Text = Annotated[str, msgspec.Meta(max_length=512)]
+
+
+class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Name, dtype and shape of a tensor."""
+
+    name: Text
+    dtype: DType
+    shape: Annotated[tuple[Annotated[int, msgspec.Meta(ge=0, le=MAX_ELEMENTS)], ...], msgspec.Meta(max_length=16)]
+
+    @property
+    def elements(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        return self.elements * BYTES_PER_ELEMENT[self.dtype]
+
+
+class Ref(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="value"):
+    """The value numbered `index`."""
+
+    index: Annotated[int, msgspec.Meta(ge=0)]
+
+
+class Float(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="float"):
+    """A float64 constant, written as C99 hexadecimal so that it has one spelling."""
+
+    hex: Annotated[str, msgspec.Meta(max_length=32)]
+
+    @property
+    def value(self) -> float:
+        return float.fromhex(self.hex)
+
+
+class DTypeName(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="dtype"):
+    name: DType
+
+
+Atom = Ref | Float | DTypeName | bool | int | None
+Arg = Atom | list[Atom]
+
+
+class Node(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One application of an operator."""
+
+    op: Text
+    args: Annotated[list[Arg], msgspec.Meta(max_length=16)]
+    kwargs: Annotated[dict[Text, Arg], msgspec.Meta(max_length=16)]
+    result: TensorSpec
+    """`name` says where in the model the node comes from, such as "encoder.0.linear" or "gradient of encoder.0"."""
+
+
+class Graph(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    inputs: Annotated[list[TensorSpec], msgspec.Meta(max_length=MAX_TENSORS)]
+    nodes: Annotated[list[Node], msgspec.Meta(max_length=MAX_NODES)]
+    outputs: Annotated[list[Ref], msgspec.Meta(max_length=MAX_TENSORS)]
+
+
+class StepProgram(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Everything that a training step computes.
+
+    Inputs of `gradient`: parameters, then batch; outputs: one gradient per parameter, then the loss.
+    Inputs of `update`: parameters, slots, gradients, learning rate; outputs: parameters, slots.
+    Inputs of `predict`: parameters, then the batch tensors but the last (the target); output: one tensor.
+    """
+
+    arithmetic: Literal["exact-v1"]
+    parameters: list[TensorSpec]
+    slots: list[TensorSpec]
+    batch: list[TensorSpec]
+    gradient: Graph
+    update: Graph
+    predict: Graph
+
+    @property
+    def micro_batch_size(self) -> int:
+        return self.batch[0].shape[0]
+
+
+def encode_program(program: StepProgram) -> bytes:
+    return to_json(program)
+
+
+def program_name(data: bytes) -> str:
+    """The name of an encoded program."""
+    return blob_name(data)
+
+
+def decode_program(data: bytes) -> StepProgram:
+    """Reads a program from untrusted bytes.
+
+    Raises:
+        Refused: `too_large`, `malformed`, `not_canonical`, `unsupported_operator` or `bad_program`.
+    """
+    program = from_json(data, StepProgram, limit=MAX_PROGRAM_BYTES, what="program")
+    _check_layout(program)
+    for name in ("gradient", "update", "predict"):
+        check_graph(getattr(program, name), name)
+    return program
+
+
+def _check_layout(program: StepProgram) -> None:
+    assert program.arithmetic == ARITHMETIC
+    parameters, slots, batch = program.parameters, program.slots, program.batch
+    names = [spec.name for spec in parameters + slots]
+    if len(set(names)) != len(names):
+        raise Refused("bad_program", "program: two state tensors have one name")
+    if not parameters or len(batch) < 2 or any(not spec.shape or spec.shape[0] < 1 for spec in batch):
+        raise Refused("bad_program", "program: needs parameters, and inputs and a target with a micro-batch dimension")
+    if len({spec.shape[0] for spec in batch}) != 1:
+        raise Refused("bad_program", "program: batch tensors differ in their first size")
+    expected = (
+        (program.gradient, parameters + batch, len(parameters) + 1),
+        (program.update, [*parameters, *slots, *parameters, None], len(parameters + slots)),
+        (program.predict, parameters + batch[:-1], 1),
+    )
+    for graph, inputs, outputs in expected:
+        same = len(graph.inputs) == len(inputs) and all(
+            want is None or (got.dtype, got.shape) == (want.dtype, want.shape)
+            for got, want in zip(graph.inputs, inputs, strict=True)
+        )
+        if not same or len(graph.outputs) != outputs:
+            raise Refused("bad_program", "program: a graph's inputs or outputs do not fit the state and the batch")
+
+
+def check_graph(graph: Graph, what: str) -> None:
+    """Refuses a graph with an unknown operator, a value used before it exists, or a tensor past the limits."""
+    for spec in [*graph.inputs, *(node.result for node in graph.nodes)]:
+        if spec.elements > MAX_ELEMENTS:
+            raise Refused("bad_program", f"program: {what}: a tensor of {spec.elements} elements is over the limit")
+    for number, node in enumerate(graph.nodes, start=len(graph.inputs)):
+        if node.op not in KERNELS:
+            raise Refused(
+                "unsupported_operator", f"operator {node.op} ({node.result.name}) is not part of {ARITHMETIC}"
+            )
+        for atom in _atoms(node):
+            if isinstance(atom, Ref) and atom.index >= number:
+                raise Refused(
+                    "bad_program", f"program: {what}: value {number} uses value {atom.index} before it exists"
+                )
+            if isinstance(atom, Float):
+                _check_float(atom)
+    count = len(graph.inputs) + len(graph.nodes)
+    if any(ref.index >= count for ref in graph.outputs):
+        raise Refused("bad_program", f"program: {what}: an output names a value that does not exist")
+
+
+def _atoms(node: Node) -> list[Atom]:
+    atoms: list[Atom] = []
+    for arg in [*node.args, *node.kwargs.values()]:
+        atoms.extend(arg if isinstance(arg, list) else [arg])
+    return atoms
+
+
+def _check_float(constant: Float) -> None:
+    try:
+        spelled = constant.value.hex()
+    except (ValueError, OverflowError):
+        spelled = ""
+    if spelled != constant.hex:
+        raise Refused("not_canonical", f"program: {constant.hex!r} is not how a float is written here")
