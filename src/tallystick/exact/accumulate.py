@@ -21,7 +21,8 @@ SUM_BITS: Final = 30
 HEADROOM: Final = 4
 LOSS_BITS: Final = 20
 """Losses are summed in units of 2**-LOSS_BITS."""
-LOSS_LIMIT: Final = 2.0**31
+LOSS_LIMIT: Final = 2.0**30
+"""4096 losses of this size still fit in int64."""
 
 
 def entry_bits(micro_batches: int) -> int:

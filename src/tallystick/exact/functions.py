@@ -46,6 +46,7 @@ def exp(x: Tensor) -> Tensor:
 
 def log(x: Tensor) -> Tensor:
     """Natural logarithm, float32, of canonical `x`: -inf at 0, NaN below 0 and for NaN, +inf for +inf."""
+    x = x.to(torch.float32)
     bits = x.view(torch.int32)
     exponent = (bits >> 23) - EXPONENT_BIAS_32
     mantissa = ((bits & 0x007F_FFFF) | 0x3F80_0000).view(torch.float32).to(torch.float64)

@@ -1,8 +1,10 @@
 """The operator table: every ATen operator that a program may use, and its exact kernel.
 
-A kernel takes what the operator takes and returns what it returns, float32 results canonical (`rounding`). The table
-is the allow-list: an operator that is not here cannot be in a program. Integer and bool tensors use torch's own
-operators, which are exact already.
+A kernel takes what the operator takes and returns what it returns. float32 tensors and Python floats that enter are
+canonical and hold only the one NaN (`rounding`), and so do results. The table is the allow-list: an operator that is
+not here cannot be in a program. Integer and bool tensors use torch's own operators, which are exact already.
+
+Kernels also run on meta tensors, which have a shape and a dtype but no values: so a program is checked before it runs.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,7 +16,7 @@ from torch import Tensor
 from tallystick.errors import Refused
 from tallystick.exact import functions
 from tallystick.exact.products import matmul
-from tallystick.exact.rounding import canonical
+from tallystick.exact.rounding import canonical, one_nan
 from tallystick.exact.sums import exact_sum
 
 Kernel = Callable[..., Tensor]
@@ -31,13 +33,13 @@ def _operand(x: Tensor | Number, like: Tensor) -> Tensor:
 
 
 def _elementwise(op: Callable[[Tensor, Tensor], Tensor]) -> Kernel:
-    """A binary operator that IEEE 754 rounds correctly: float32 in, one rounding, canonical out."""
+    """A binary operator that IEEE 754 rounds correctly: float32 in, one rounding, canonical out, with the one NaN."""
 
     def kernel(a: Tensor | Number, b: Tensor | Number) -> Tensor:
         like = a if isinstance(a, Tensor) else b
         assert isinstance(like, Tensor)
         result = op(_operand(a, like), _operand(b, like))
-        return canonical(result) if result.is_floating_point() else result
+        return one_nan(canonical(result)) if result.is_floating_point() else result
 
     return kernel
 
@@ -58,7 +60,7 @@ def sub(a: Tensor, b: Tensor | Number, alpha: Number = 1) -> Tensor:
 
 def neg(x: Tensor) -> Tensor:
     """0 - x, since -x would turn 0 into negative zero."""
-    return torch.sub(torch.zeros_like(x), x)
+    return minus(torch.zeros_like(x), x)
 
 
 def relu(x: Tensor) -> Tensor:
@@ -106,15 +108,49 @@ def to_copy(x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
 
 def full(size: Sequence[int], value: Number, dtype: torch.dtype | None = None) -> Tensor:
     """`dtype` None means what torch infers: float32 for a float, int64 for an int, bool for a bool."""
-    return torch.full(list(size), value, dtype=dtype)
+    return torch.full(list(size), _fitting(value, dtype), dtype=dtype)
 
 
 def full_like(x: Tensor, value: Number, dtype: torch.dtype | None = None) -> Tensor:
-    return torch.full_like(x, value, dtype=dtype, memory_format=torch.contiguous_format)
+    fitting = _fitting(value, dtype or x.dtype)
+    return torch.full_like(x, fitting, dtype=dtype, memory_format=torch.contiguous_format)
 
 
 def scalar_tensor(value: Number, dtype: torch.dtype | None = None) -> Tensor:
-    return torch.scalar_tensor(value, dtype=dtype)
+    """`dtype` None means float32."""
+    return torch.scalar_tensor(_fitting(value, dtype), dtype=dtype)
+
+
+def _fitting(value: Number, dtype: torch.dtype | None) -> Number:
+    """`value`, if a tensor of `dtype` can hold it; torch's own conversion depends on the machine."""
+    if dtype is None or dtype.is_floating_point:
+        return value
+    low, high = (0, 1) if dtype is torch.bool else (torch.iinfo(dtype).min, torch.iinfo(dtype).max)
+    if isinstance(value, float) or not low <= value <= high:
+        raise Refused("bad_constant", f"{value} is not a value of {dtype}")
+    return value
+
+
+def gather(x: Tensor, dim: int, index: Tensor) -> Tensor:
+    _require_indices(index, x, dim)
+    return torch.gather(x, dim, index)
+
+
+def scatter(x: Tensor, dim: int, index: Tensor, value: Number) -> Tensor:
+    _require_indices(index, x, dim)
+    return torch.scatter(x, dim, index, _fitting(value, x.dtype))
+
+
+def _require_indices(index: Tensor, x: Tensor, dim: int) -> None:
+    """An index comes from the data, such as a label, so it is refused here and not left to crash the device."""
+    size = x.shape[dim] if x.dim() else 1
+    if not index.is_meta and bool(((index < 0) | (index >= size)).any()):
+        raise Refused("index_out_of_range", f"an index is not within 0..{size - 1}; check the data, such as labels")
+
+
+def amax(x: Tensor, dims: Sequence[int] = (), keepdim: bool = False) -> Tensor:
+    peak = x.amax(tuple(dims), keepdim=keepdim)
+    return one_nan(peak) if peak.is_floating_point() else peak
 
 
 def _compare(op: Callable[[Tensor, Tensor], Tensor]) -> Kernel:
@@ -162,10 +198,10 @@ KERNELS: Final[dict[str, Kernel]] = {
     **_with_overloads("gt", _compare(torch.gt), "Tensor", "Scalar"),
     **_with_overloads("ge", _compare(torch.ge), "Tensor", "Scalar"),
     "aten.abs.default": _same(torch.abs),
-    "aten.amax.default": _same(torch.amax),
+    "aten.amax.default": amax,
     "aten.where.self": _same(torch.where),
-    "aten.gather.default": _same(torch.gather),
-    "aten.scatter.value": _same(torch.scatter),
+    "aten.gather.default": gather,
+    "aten.scatter.value": scatter,
     "aten.permute.default": _same(torch.permute),
     "aten.view.default": _same(torch.reshape),
     "aten.expand.default": _same(Tensor.expand),

@@ -12,6 +12,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from tallystick.errors import Refused
 from tallystick.exact.rounding import exponent_above, power_of_two, require_finite, to_float32
 
 DIGITS: Final = 3
@@ -19,6 +20,8 @@ INTEGER_BITS: Final = 7 * DIGITS - 1
 """Scaled entries are integers of magnitude <= 2**INTEGER_BITS."""
 EXACT_TERMS: Final = 2 ** (53 - 2 * INTEGER_BITS)
 """How many products of two such integers float64 adds up exactly."""
+MAX_TERMS: Final = 2 ** (62 - 2 * INTEGER_BITS)
+"""How many of them int64 adds up."""
 
 
 def scaled_integers(x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
@@ -30,7 +33,10 @@ def scaled_integers(x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
 
     Raises:
         NonFiniteError: `x` holds an infinity or a NaN.
+        Refused: `unsupported_dtype`.
     """
+    if x.dtype != torch.float32:
+        raise Refused("unsupported_dtype", f"a matrix product of {x.dtype} is not part of exact-v1; use float32")
     if x.shape[dim] == 0:
         shape = list(x.shape)
         shape[dim] = 1
@@ -46,7 +52,13 @@ def matmul(a: Tensor, b: Tensor) -> Tensor:
 
     Entry (i, j) is the exact integer sum_k qa[i,k] * qb[k,j], times its power of two, rounded to float64 (which changes
     it only beyond 2**53) and from there to float32.
+
+    Raises:
+        NonFiniteError: an operand holds an infinity or a NaN.
+        Refused: `unsupported_dtype`, or `too_large` for K > MAX_TERMS.
     """
+    if a.shape[-1] > MAX_TERMS:
+        raise Refused("too_large", f"a matrix product over {a.shape[-1]} terms; at most {MAX_TERMS} are admitted")
     qa, unit_a = scaled_integers(a, -1)
     qb, unit_b = scaled_integers(b, -2)
     return to_float32(_integer_product(qa, qb) * power_of_two(unit_a + unit_b))
@@ -57,8 +69,8 @@ def _integer_product(qa: Tensor, qb: Tensor) -> Tensor:
     terms = qa.shape[-1]
     if terms <= EXACT_TERMS:
         return qa @ qb
-    pieces = [
-        (qa[..., start : start + EXACT_TERMS] @ qb[..., start : start + EXACT_TERMS, :]).to(torch.int64)
-        for start in range(0, terms, EXACT_TERMS)
-    ]
-    return torch.stack(pieces).sum(0).to(torch.float64)
+    total = torch.zeros((), dtype=torch.int64, device=qa.device)
+    for start in range(0, terms, EXACT_TERMS):
+        piece = qa[..., start : start + EXACT_TERMS] @ qb[..., start : start + EXACT_TERMS, :]
+        total = total + piece.to(torch.int64)
+    return total.to(torch.float64)

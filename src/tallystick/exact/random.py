@@ -28,9 +28,13 @@ def philox(key: int, stream: int, count: int) -> Tensor:
         int64 [count, 4], entries in 0..2**32-1.
     """
     index = torch.arange(count, dtype=torch.int64)
-    c0, c1 = index & MASK_32, index >> 32
     c2 = torch.full_like(index, stream & MASK_32)
     c3 = torch.full_like(index, (stream >> 32) & MASK_32)
+    return philox_block(key, index & MASK_32, index >> 32, c2, c3)
+
+
+def philox_block(key: int, c0: Tensor, c1: Tensor, c2: Tensor, c3: Tensor) -> Tensor:
+    """The four 32-bit values (int64 [n, 4]) at each counter c0 | c1 << 32 | c2 << 64 | c3 << 96 (int64 [n] each)."""
     k0, k1 = key & MASK_32, (key >> 32) & MASK_32
     for _ in range(ROUNDS):
         high0, low0 = _multiply(c0, MULTIPLIERS[0])

@@ -3,9 +3,10 @@
 float32 hardware may flush subnormal results to zero or keep them, and the two differ even on results that round up
 *to* 2**-126. Setting everything of magnitude <= 2**-126 to +0 makes both kinds of machine agree. Values inside a
 program therefore never are subnormal, nor negative zero; `canonical` is applied to what enters and to what a kernel
-returns.
+returns. Nor do machines agree on the sign and payload of a NaN that they make; `one_nan` gives all of them one form.
 """
 
+import math
 from typing import Final
 
 import torch
@@ -21,6 +22,16 @@ EXPONENT_BIAS_64: Final = 1023
 def canonical(x: Tensor) -> Tensor:
     """`x` (float32, any shape) with magnitudes <= 2**-126 set to +0."""
     return torch.where(x.abs() <= SMALLEST, torch.zeros_like(x), x)
+
+
+def canonical_number(x: float) -> float:
+    """`x` rounded to float32 and made canonical; too large for float32 becomes an infinity."""
+    return float(canonical(torch.tensor(x, dtype=torch.float32)))
+
+
+def one_nan(x: Tensor) -> Tensor:
+    """`x` (float32) with every NaN replaced by the one with the bits 0x7FC00000."""
+    return torch.nan_to_num(x, nan=math.nan, posinf=math.inf, neginf=-math.inf)
 
 
 def to_float32(x: Tensor) -> Tensor:
@@ -46,6 +57,9 @@ def power_of_two(exponent: Tensor) -> Tensor:
 
 
 def require_finite(magnitude: Tensor, what: str) -> None:
-    """Raises NonFiniteError unless all of `magnitude` is finite; `what` says which operand it belongs to."""
-    if not bool(torch.isfinite(magnitude).all()):
+    """Raises NonFiniteError unless all of `magnitude` is finite; `what` says which operand it belongs to.
+
+    A meta tensor passes: shape inference has no values.
+    """
+    if not magnitude.is_meta and not bool(torch.isfinite(magnitude).all()):
         raise NonFiniteError(f"{what} holds an infinity or a NaN")

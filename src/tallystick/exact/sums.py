@@ -23,7 +23,7 @@ def exact_sum(x: Tensor, dims: Sequence[int], keepdim: bool = False) -> Tensor:
     dims = tuple(dims) or tuple(range(x.dim()))
     if not x.is_floating_point():
         return x.sum(dims, keepdim=keepdim, dtype=torch.int64)
-    terms = math.prod(x.shape[d] for d in dims)
+    terms = math.prod(x.shape[d] for d in dims) if x.dim() else 1
     if not dims or terms == 0:
         return x.sum(dims, keepdim=keepdim) if dims else x.clone()
     peak = x.abs().amax(dims, keepdim=True)

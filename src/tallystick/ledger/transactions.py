@@ -18,7 +18,7 @@ MAX_TRANSACTION_BYTES: Final = 64 * 1024
 MAX_AMOUNT: Final = 2**62
 
 Amount = Annotated[int, msgspec.Meta(ge=0, le=MAX_AMOUNT)]
-Name = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+Name = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
 Index = Annotated[int, msgspec.Meta(ge=0, lt=2**20)]
 Millis = Annotated[int, msgspec.Meta(ge=1, le=2**40)]
 Permille = Annotated[int, msgspec.Meta(ge=0, le=1000)]
@@ -160,7 +160,7 @@ AnyBody = Transfer | Deposit | Withdraw | OpenTask | Enroll | Leave | Commit | R
 
 
 class Transaction(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_like=True):
-    nonce: Annotated[int, msgspec.Meta(ge=1, lt=2**63)]
+    nonce: Annotated[int, msgspec.Meta(ge=1, le=2**63 - 1)]
     body: AnyBody
 
 

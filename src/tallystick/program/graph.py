@@ -16,12 +16,13 @@ from tallystick.canon.hashing import blob_name
 from tallystick.errors import Refused
 from tallystick.exact import ARITHMETIC
 from tallystick.exact.kernels import KERNELS
+from tallystick.exact.rounding import canonical_number
 
 MAX_PROGRAM_BYTES: Final = 16 * 2**20
 MAX_NODES: Final = 100_000
 MAX_TENSORS: Final = 10_000
 MAX_ELEMENTS: Final = 2**31
-"""Elements in one tensor."""
+"""Elements in one tensor, sizes of 0 counted as 1."""
 
 DType = Literal["float32", "int64", "int32", "uint8", "bool"]
 BYTES_PER_ELEMENT: Final[dict[str, int]] = {"float32": 4, "int64": 8, "int32": 4, "uint8": 1, "bool": 1}
@@ -40,8 +41,17 @@ class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return math.prod(self.shape)
 
     @property
+    def extent(self) -> int:
+        """The product of the sizes, 0 counted as 1: what strides and offsets are computed from."""
+        return math.prod(max(size, 1) for size in self.shape)
+
+    @property
     def nbytes(self) -> int:
         return self.elements * BYTES_PER_ELEMENT[self.dtype]
+
+
+SCALAR: Final = TensorSpec("", "float32", ())
+"""What a loss and a learning rate are."""
 
 
 class Ref(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="value"):
@@ -51,7 +61,7 @@ class Ref(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="ki
 
 
 class Float(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="float"):
-    """A float64 constant, written as C99 hexadecimal so that it has one spelling."""
+    """A canonical float32 constant, written as Python's float.hex writes it, so that it has one spelling."""
 
     hex: Annotated[str, msgspec.Meta(max_length=32)]
 
@@ -64,7 +74,8 @@ class DTypeName(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fie
     name: DType
 
 
-Atom = Ref | Float | DTypeName | bool | int | None
+Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+Atom = Ref | Float | DTypeName | bool | Int64 | None
 Arg = Atom | list[Atom]
 
 
@@ -124,38 +135,52 @@ def decode_program(data: bytes) -> StepProgram:
     _check_layout(program)
     for name in ("gradient", "update", "predict"):
         check_graph(getattr(program, name), name)
+    _check_outputs(program)
     return program
 
 
 def _check_layout(program: StepProgram) -> None:
     assert program.arithmetic == ARITHMETIC
     parameters, slots, batch = program.parameters, program.slots, program.batch
-    names = [spec.name for spec in parameters + slots]
-    if len(set(names)) != len(names):
-        raise Refused("bad_program", "program: two state tensors have one name")
+    for part in (parameters, slots, batch):
+        if len({spec.name for spec in part}) != len(part):
+            raise Refused("bad_program", "program: two parameters, two slots or two batch tensors have one name")
+    if any(spec.dtype != "float32" for spec in parameters):
+        raise Refused("bad_program", "program: a parameter is not float32")
     if not parameters or len(batch) < 2 or any(not spec.shape or spec.shape[0] < 1 for spec in batch):
         raise Refused("bad_program", "program: needs parameters, and inputs and a target with a micro-batch dimension")
     if len({spec.shape[0] for spec in batch}) != 1:
         raise Refused("bad_program", "program: batch tensors differ in their first size")
     expected = (
         (program.gradient, parameters + batch, len(parameters) + 1),
-        (program.update, [*parameters, *slots, *parameters, None], len(parameters + slots)),
+        (program.update, [*parameters, *slots, *parameters, SCALAR], len(parameters + slots)),
         (program.predict, parameters + batch[:-1], 1),
     )
     for graph, inputs, outputs in expected:
-        same = len(graph.inputs) == len(inputs) and all(
-            want is None or (got.dtype, got.shape) == (want.dtype, want.shape)
-            for got, want in zip(graph.inputs, inputs, strict=True)
-        )
-        if not same or len(graph.outputs) != outputs:
+        if not _alike(graph.inputs, inputs) or len(graph.outputs) != outputs:
             raise Refused("bad_program", "program: a graph's inputs or outputs do not fit the state and the batch")
+
+
+def _check_outputs(program: StepProgram) -> None:
+    for graph, outputs in (
+        (program.gradient, [*program.parameters, SCALAR]),
+        (program.update, program.parameters + program.slots),
+    ):
+        values = [*graph.inputs, *(node.result for node in graph.nodes)]
+        if not _alike([values[ref.index] for ref in graph.outputs], outputs):
+            raise Refused("bad_program", "program: a graph's outputs do not have the shapes of the state and the loss")
+
+
+def _alike(have: list[TensorSpec], want: list[TensorSpec]) -> bool:
+    """Whether dtypes and shapes are equal; names may differ."""
+    return [(spec.dtype, spec.shape) for spec in have] == [(spec.dtype, spec.shape) for spec in want]
 
 
 def check_graph(graph: Graph, what: str) -> None:
     """Refuses a graph with an unknown operator, a value used before it exists, or a tensor past the limits."""
     for spec in [*graph.inputs, *(node.result for node in graph.nodes)]:
-        if spec.elements > MAX_ELEMENTS:
-            raise Refused("bad_program", f"program: {what}: a tensor of {spec.elements} elements is over the limit")
+        if spec.extent > MAX_ELEMENTS:
+            raise Refused("bad_program", f"program: {what}: a tensor of shape {spec.shape} is over the limit")
     for number, node in enumerate(graph.nodes, start=len(graph.inputs)):
         if node.op not in KERNELS:
             raise Refused(
@@ -182,8 +207,8 @@ def _atoms(node: Node) -> list[Atom]:
 
 def _check_float(constant: Float) -> None:
     try:
-        spelled = constant.value.hex()
+        spelled = canonical_number(constant.value).hex()
     except (ValueError, OverflowError):
         spelled = ""
     if spelled != constant.hex:
-        raise Refused("not_canonical", f"program: {constant.hex!r} is not how a float is written here")
+        raise Refused("not_canonical", f"program: {constant.hex!r} is not how a float32 is written here")

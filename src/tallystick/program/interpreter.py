@@ -1,8 +1,9 @@
 """Runs a graph on exact kernels.
 
 Before a graph is run for the first time, `prepare` infers every result's shape and dtype without allocating (torch's
-meta device) and compares it with what the graph declares. So a program from a stranger cannot make a kernel allocate
-more than it says, and what it says is bounded.
+meta device), once by ATen's operator and once by our kernel, and compares both with what the graph declares. So a
+program from a stranger means what ATen says it means, cannot give a kernel arguments that it does not take, and cannot
+make it allocate more than the graph says; and what it says is bounded.
 """
 
 import functools
@@ -50,6 +51,8 @@ def prepare(graph: Graph, memory_limit: int) -> Prepared:
     releases = _releases(graph)
     _infer(graph)
     alive = sum(spec.nbytes for spec in graph.inputs)
+    if alive > memory_limit:
+        raise Refused("too_large", f"program: the inputs alone need more than {memory_limit} bytes of memory")
     sizes = [spec.nbytes for spec in [*graph.inputs, *(node.result for node in graph.nodes)]]
     for node, dead in zip(graph.nodes, releases, strict=True):
         alive += node.result.nbytes
@@ -64,6 +67,7 @@ def run(prepared: Prepared, inputs: Sequence[Tensor]) -> list[Tensor]:
 
     Raises:
         NonFiniteError: a kernel met an infinity or a NaN; the message says which operator and where in the model.
+        Refused: `index_out_of_range`, if the records hold such an index.
     """
     graph = prepared.graph
     values: list[Any] = [*inputs]
@@ -74,6 +78,8 @@ def run(prepared: Prepared, inputs: Sequence[Tensor]) -> list[Tensor]:
             result = _apply(KERNELS[node.op], node, values)
         except NonFiniteError as error:
             raise NonFiniteError(f"{node.result.name}: {node.op}: {error}") from None
+        except Refused as error:
+            raise Refused(error.code, f"{node.result.name}: {node.op}: {error.reason}") from None
         _require(node.result, result, node.op)
         values.append(result)
         for index in dead:
@@ -110,28 +116,35 @@ def _references(node: Node) -> list[int]:
 
 
 def _infer(graph: Graph) -> None:
-    """Shape inference by ATen itself on the meta device, which allocates nothing."""
-    values = [torch.empty(spec.shape, dtype=DTYPES[spec.dtype], device="meta") for spec in graph.inputs]
-    for node in graph.nodes:
-        operator = _aten(node.op)
-        if node.op in FACTORIES:
-            operator = functools.partial(operator, device="meta")
-        try:
-            result = _apply(operator, node, values)
-        except Exception as error:  # whatever torch raises for arguments that do not fit
-            reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-            raise Refused("bad_program", f"program: {node.op} ({node.result.name}): {reason}") from None
-        if not isinstance(result, Tensor):
-            raise Refused("bad_program", f"program: {node.op} ({node.result.name}) does not return one tensor")
-        _require(node.result, result, node.op)
-        values.append(result)
+    """Shape inference on the meta device, which allocates nothing."""
+    with torch.device("meta"):
+        values = [_blank(spec) for spec in graph.inputs]
+        for node in graph.nodes:
+            for operator in (_aten(node.op), KERNELS[node.op]):
+                _infer_node(operator, node, values)
+            values.append(_blank(node.result))
+
+
+def _blank(spec: TensorSpec) -> Tensor:
+    return torch.empty(spec.shape, dtype=DTYPES[spec.dtype])
+
+
+def _infer_node(operator: Callable[..., Any], node: Node, values: Sequence[Tensor]) -> None:
+    try:
+        result = _apply(operator, node, values)
+    except Exception as error:  # whatever torch raises for arguments that do not fit
+        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        raise Refused("bad_program", f"program: {node.op} ({node.result.name}): {reason}") from None
+    if not isinstance(result, Tensor) or not result.is_meta:
+        raise Refused("bad_program", f"program: {node.op} ({node.result.name}) does not make one tensor from tensors")
+    _require(node.result, result, node.op)
 
 
 def _aten(op: str) -> Callable[..., Any]:
     namespace, name, overload = op.split(".")
     assert namespace == "aten"
     operator: Callable[..., Any] = getattr(getattr(torch.ops.aten, name), overload)
-    return operator
+    return functools.partial(operator, device="meta") if op in FACTORIES else operator
 
 
 def _apply(operator: Callable[..., Any], node: Node, values: Sequence[Any]) -> Any:

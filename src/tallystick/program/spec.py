@@ -8,9 +8,11 @@ import msgspec
 from tallystick.canon.encoding import from_json, to_json
 from tallystick.canon.hashing import is_name
 from tallystick.errors import Refused
-from tallystick.program.graph import TensorSpec
+from tallystick.program.graph import MAX_ELEMENTS, TensorSpec
 
 MAX_SPEC_BYTES: Final = 2**20
+MAX_RECORDS: Final = 2**24
+"""Records in a data set. Drawing their order takes about 100 bytes for each, however small the records are."""
 
 
 class DataSet(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -28,7 +30,7 @@ class DataSet(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class ConstantRate(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="constant"):
     """The same learning rate at every step; decimal text, such as "0.05", read exactly."""
 
-    rate: Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,9}(\.[0-9]{1,18})?$")]
+    rate: Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,9}(\.[0-9]{1,18})?\Z")]
 
 
 class TrainingSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -44,7 +46,7 @@ class TrainingSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     steps: Annotated[int, msgspec.Meta(ge=1, le=10**7)]
     micro_batches: Annotated[int, msgspec.Meta(ge=1, le=4096)]
     """Micro-batches in each step; their size is the program's."""
-    seed: Annotated[int, msgspec.Meta(ge=0, lt=2**63)]
+    seed: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
     """Keys the order of the training records."""
     learning_rate: ConstantRate
 
@@ -65,8 +67,13 @@ def decode_spec(data: bytes) -> TrainingSpec:
     if not all(map(is_name, names)):
         raise Refused("bad_spec", "training specification: a blob or root is not 64 lower-case hex characters")
     for data_set in sets:
-        if any(not t.shape or t.shape[0] != data_set.tensors[0].shape[0] for t in data_set.tensors):
-            raise Refused("bad_spec", "training specification: tensors of a data set differ in their number of records")
+        tensors = data_set.tensors
+        if any(not t.shape or t.shape[0] != tensors[0].shape[0] for t in tensors) or tensors[0].shape[0] == 0:
+            raise Refused("bad_spec", "training specification: tensors of a data set need one number of records, not 0")
+        if any(t.extent > MAX_ELEMENTS for t in tensors) or len({t.name for t in tensors}) != len(tensors):
+            raise Refused("bad_spec", "training specification: a data set has too large a tensor, or two of one name")
+    if any(data_set.records > MAX_RECORDS for data_set in sets):
+        raise Refused("too_large", f"training specification: a data set has more than {MAX_RECORDS} records")
     return spec
 
 

@@ -1,8 +1,8 @@
 """Traces a PyTorch model, loss and optimizer into a `StepProgram`.
 
 torch.func turns the model into a function of its parameters, make_fx records what a step does in ATen operators, and
-the core decompositions reduce those to a small set. While the model runs, hooks note which module each recorded
-operator belongs to, so that a refusal can say where in the model it comes from.
+the core decompositions reduce those to a small set. Meanwhile `_Places` notes which module each recorded operator
+belongs to, so that a refusal can say where in the model it comes from.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,13 +11,18 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch._C._autograd import _get_sequence_nr as _sequence_number
 from torch._decomp import core_aten_decompositions
+from torch._subclasses.fake_tensor import DataDependentOutputException
 from torch.fx.experimental.proxy_tensor import get_proxy_mode, make_fx
+from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tallystick.errors import Refused, TallystickError
 from tallystick.exact import ARITHMETIC
 from tallystick.exact.kernels import KERNELS
+from tallystick.exact.rounding import canonical_number
 from tallystick.program.graph import Arg, Atom, DTypeName, Float, Graph, Node, Ref, StepProgram, TensorSpec
 from tallystick.program.interpreter import DTYPE_NAMES
 from tallystick.program.optimizers import Optimizer, Tensors
@@ -83,9 +88,14 @@ def trace(model: nn.Module, loss: Loss, optimizer: Optimizer, batch: Tensors) ->
         parameters=specs(parameters),
         slots=specs(slots),
         batch=specs(batch),
-        gradient=_record(model, gradient, [*weights, *inputs], [*names, *batch]),
-        update=_record(model, update, [*weights, *slots.values(), *weights, rate], [*names, *slots, *names, "rate"]),
-        predict=_record(model, predict, [*weights, *inputs[:-1]], [*names, *list(batch)[:-1]]),
+        gradient=_record(_Places(model, "loss"), gradient, [*weights, *inputs], [*names, *batch]),
+        update=_record(
+            _Places(model, "optimizer"),
+            update,
+            [*weights, *slots.values(), *weights, rate],
+            [*names, *slots, *names, "rate"],
+        ),
+        predict=_record(_Places(model, "model"), predict, [*weights, *inputs[:-1]], [*names, *list(batch)[:-1]]),
     )
 
 
@@ -102,46 +112,84 @@ def _spec(name: str, value: Tensor) -> TensorSpec:
 
 
 def _record(
-    model: nn.Module, function: Callable[..., list[Tensor]], example: Sequence[Tensor], names: Sequence[str]
+    places: "_Places", function: Callable[..., list[Tensor]], example: Sequence[Tensor], names: Sequence[str]
 ) -> Graph:
     """Runs `function` once on fake tensors and returns what it did as a `Graph`."""
-    places: dict[str, str] = {}
-    distinct = [torch.empty_like(value) for value in example]  # make_fx tells inputs apart by object identity
+
+    def watched(*values: Tensor) -> list[Tensor]:
+        with places.watching():
+            return function(*values)
+
+    # Fresh tensors: make_fx tells inputs apart by object identity, and how an example lies in memory must not matter.
+    distinct = [torch.empty(value.shape, dtype=value.dtype) for value in example]
     try:
-        with _noting_modules(model, places):
-            recorded = make_fx(function, decomposition_table=DECOMPOSITIONS, tracing_mode="fake")(*distinct)
+        recorded = make_fx(watched, decomposition_table=DECOMPOSITIONS, tracing_mode="fake")(*distinct)
     except Refused:
         raise
+    except (GuardOnDataDependentSymNode, DataDependentOutputException) as error:
+        reason = "its Python looks at the values of a tensor; keep them in tensors, for instance with torch.where"
+        raise TraceError(f"model: {places.here}: {reason}") from error
     except Exception as error:  # make_fx raises whatever the model raises
         reason = str(error).splitlines()[0][:300] if str(error) else type(error).__name__
-        raise TraceError(f"model: cannot be recorded as a graph: {reason}") from error
+        raise TraceError(f"model: {places.here}: cannot be recorded as a graph: {reason}") from error
     recorded.graph.eliminate_dead_code()
-    return _to_graph(recorded.graph, [_spec(n, v) for n, v in zip(names, example, strict=True)], places)
+    return _to_graph(recorded.graph, [_spec(n, v) for n, v in zip(names, example, strict=True)], places.of)
 
 
-@contextmanager
-def _noting_modules(model: nn.Module, places: dict[str, str]) -> Iterator[None]:
-    """Fills `places` with the module path of every node recorded while a module's forward runs."""
-    paths = {id(module): path or type(model).__name__ for path, module in model.named_modules()}
-    entered: list[int] = []
+class _Places(TorchDispatchMode):
+    """Notes where in the model each recorded operator comes from.
 
-    def nodes() -> list[Any]:
-        mode = get_proxy_mode()
-        return list(mode.tracer.graph.nodes) if mode is not None else []
+    Hooks keep the path of the module whose forward runs. An operator that autograd will differentiate has a sequence
+    number, so in the backward pass the number of the autograd node that runs leads back to the module.
+    """
 
-    def enter(module: nn.Module, arguments: Any) -> None:
-        entered.append(len(nodes()))
+    def __init__(self, model: nn.Module, outside: str) -> None:
+        super().__init__()
+        self.of: dict[str, str] = {}
+        """Name of a recorded node to its place."""
+        self._paths = {id(module): path or type(model).__name__ for path, module in model.named_modules()}
+        self._running = [outside]
+        self._by_sequence: dict[int, str] = {}
+        self._sequence = _sequence_number()
 
-    def leave(module: nn.Module, arguments: Any, output: Any) -> None:
-        for node in nodes()[entered.pop() :]:
-            places.setdefault(node.name, paths.get(id(module), type(module).__name__))
+    @property
+    def here(self) -> str:
+        """The module whose forward runs, or ran when something was raised."""
+        return self._running[-1]
 
-    handles = [register_module_forward_pre_hook(enter), register_module_forward_hook(leave)]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        handles = [register_module_forward_pre_hook(self._enter), register_module_forward_hook(self._leave)]
+        try:
+            with self:
+                yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        place, mode = self._place(), get_proxy_mode()
+        for node in reversed(mode.tracer.graph.nodes) if mode is not None else ():
+            if node.name in self.of:
+                break
+            self.of[node.name] = place
+        return result
+
+    def _place(self) -> str:
+        running = torch._C._current_autograd_node()
+        if running is not None:
+            return f"gradient of {self._by_sequence.get(running._sequence_nr(), self._running[0])}"
+        now = _sequence_number()
+        self._by_sequence |= dict.fromkeys(range(self._sequence, now), self.here)
+        self._sequence = now
+        return self.here
+
+    def _enter(self, module: nn.Module, arguments: Any) -> None:
+        self._running.append(self._paths.get(id(module), type(module).__name__))
+
+    def _leave(self, module: nn.Module, arguments: Any, output: Any) -> None:
+        self._running.pop()
 
 
 def _to_graph(recorded: torch.fx.Graph, inputs: list[TensorSpec], places: dict[str, str]) -> Graph:
@@ -156,22 +204,9 @@ def _to_graph(recorded: torch.fx.Graph, inputs: list[TensorSpec], places: dict[s
         elif node.op == "get_attr":
             raise Refused("unsupported_model", f"model: {node.target} is a constant tensor; make it a parameter")
         else:
-            place = _place(node, places)
-            nodes.append(_to_node(node, index, place))
+            nodes.append(_to_node(node, index, places[node.name]))
             index[node] = len(index)
     return Graph(inputs, nodes, outputs)
-
-
-def _place(node: torch.fx.Node, places: dict[str, str]) -> str:
-    """Where a node comes from; a node of the backward pass is placed by the first forward value that it uses."""
-    if node.name in places:
-        return places[node.name]
-    for source in node.all_input_nodes:
-        place = places.get(source.name, "")
-        if place:
-            places[node.name] = place if place.startswith("gradient of ") else f"gradient of {place}"
-            return places[node.name]
-    return "loss or optimizer"
 
 
 def _to_node(node: torch.fx.Node, index: dict[torch.fx.Node, int], place: str) -> Node:
@@ -197,7 +232,7 @@ def _to_atom(arg: Any, index: dict[torch.fx.Node, int], op: str, place: str) -> 
         case torch.fx.Node():
             return Ref(index[arg])
         case float():
-            return Float(arg.hex())
+            return Float(canonical_number(arg).hex())
         case torch.dtype() if arg in DTYPE_NAMES:
             return DTypeName(DTYPE_NAMES[arg])
         case bool() | int() | None:

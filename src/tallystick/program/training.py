@@ -56,11 +56,12 @@ def prepare_training(spec: TrainingSpec, program: StepProgram, records: Tensors)
     Raises:
         Refused: `bad_spec`, `bad_program` or `too_large`.
     """
-    for part, have in zip(program.batch, spec.train.tensors, strict=False):
-        if (part.name, part.dtype, part.shape[1:]) != (have.name, have.dtype, have.shape[1:]):
-            raise Refused("bad_spec", f"data: {have.name} is {have.dtype} {have.shape}, the program wants {part}")
-    if len(program.batch) != len(spec.train.tensors):
-        raise Refused("bad_spec", "data: the data set and the program's batch have different tensors")
+    for data_set in [spec.train] + ([spec.test] if spec.test else []):
+        for part, have in zip(program.batch, data_set.tensors, strict=False):
+            if (part.name, part.dtype, part.shape[1:]) != (have.name, have.dtype, have.shape[1:]):
+                raise Refused("bad_spec", f"data: {have.name} is {have.dtype} {have.shape}, the program wants {part}")
+        if len(program.batch) != len(data_set.tensors):
+            raise Refused("bad_spec", "data: the data set and the program's batch have different tensors")
     if spec.train.records < spec.micro_batches * program.micro_batch_size:
         raise Refused("bad_spec", f"data: {spec.train.records} records are too few for one step")
     graphs = [prepare(graph, MEMORY_LIMIT) for graph in (program.gradient, program.update, program.predict)]

@@ -18,11 +18,13 @@ from torch import Tensor
 
 from tallystick.canon.hashing import digest
 from tallystick.canon.merkle import climb, leaf_hash, path_to, root_of
-from tallystick.program.graph import BYTES_PER_ELEMENT
+from tallystick.program.graph import BYTES_PER_ELEMENT, MAX_ELEMENTS, MAX_TENSORS
 from tallystick.program.interpreter import DTYPE_NAMES
 from tallystick.program.tensors import tensor_bytes
 
 CHUNK_BYTES: Final = 4096
+MAX_STATE_TENSORS: Final = 3 * MAX_TENSORS
+"""Parameters, slots and exponents."""
 STATE, CONTRIBUTION, RECORDS = "state", "contribution", "records"
 
 
@@ -88,7 +90,9 @@ def open_chunk(role: str, context: bytes, tensors: Mapping[str, Tensor], name: s
 
 
 def opening_holds(role: str, context: bytes, root: str, opening: ChunkOpening) -> bool:
-    """Whether `opening` is what it says, under `root`."""
+    """Whether `opening` is what it says, under `root`. No opening makes this raise."""
+    if opening.tensors > MAX_STATE_TENSORS or any(not 0 <= size <= MAX_ELEMENTS for size in opening.shape):
+        return False
     size = BYTES_PER_ELEMENT.get(opening.dtype, 0) * math.prod(opening.shape)
     if len(opening.data) != min(CHUNK_BYTES, size - opening.index * CHUNK_BYTES):
         return False

@@ -1,0 +1,57 @@
+"""`tallystick`: one command for training on machines that nobody trusts, and for checking what came of it."""
+
+import sys
+
+import typer
+
+from tallystick import __version__
+from tallystick.cli import demo, keys, network, proofs
+from tallystick.cli.output import fail
+from tallystick.errors import TallystickError
+
+app = typer.Typer(
+    name="tallystick",
+    help="Train PyTorch models on computers you don't trust, and get the same bits you would have got on your own.",
+    epilog="Start with: tallystick demo",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=True,
+    rich_markup_mode="rich",
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"tallystick {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
+) -> None:
+    pass
+
+
+app.command()(demo.demo)
+app.command()(network.init)
+app.command()(network.validator)
+app.command()(network.worker)
+app.command()(network.submit)
+app.command()(network.status)
+app.command()(proofs.verify)
+app.command()(keys.keygen)
+
+
+def main() -> None:
+    """Entry point: an error of ours is one line on standard error and exit status 1, never a traceback."""
+    try:
+        app()
+    except TallystickError as error:
+        fail(str(error))
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,162 @@
+"""`tallystick init`, `validator`, `worker`, `submit` and `status`: a network, by hand."""
+
+import asyncio
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from tallystick.cli.output import errors, fail, print_json
+from tallystick.errors import Refused
+
+if TYPE_CHECKING:
+    from tallystick.network.views import TaskView
+
+JOIN = typer.Option(..., "--join", help="URL of a validator; repeat it to name more, which are used when one fails.")
+BLOBS = typer.Option(..., "--blobs", help="Where the network keeps its blobs: any fsspec URL, or a folder.")
+KEY = typer.Option(..., "--key", help="Your key file; make one with `tallystick keygen`.")
+STOP_ON_EOF = typer.Option(
+    False, "--stop-on-eof", help="Stop when standard input closes, for whoever starts processes."
+)
+
+
+def init(
+    folder: Path = typer.Argument(help="New folder."),
+    validators: int = typer.Option(4, min=1, max=64, help="How many validators; 3f+1 of them bear f faulty ones."),
+    workers: int = typer.Option(3, min=0, max=1000, help="How many funded workers."),
+    port: int = typer.Option(26650, min=1024, max=65000, help="First of two consecutive ports for each validator."),
+) -> None:
+    """Make keys, genesis document and blob folder of a network on this machine.
+
+    Example: tallystick init net && tallystick validator net/validator-0 --blobs net/blobs
+    """
+    from tallystick.network.local import make_network
+
+    ports = range(port, port + 2 * validators)
+    made = make_network(folder, validators=validators, workers=workers, ports=ports, now_ms=time.time_ns() // 10**6)
+    for member in (*made.validators, *made.workers, made.client):
+        typer.echo(f"{member.name:<14} {member.identity}  {member.url}".rstrip())
+
+
+def validator(
+    home: Path = typer.Argument(help="Folder with `key` and `genesis.json`; the databases are made there."),
+    blobs: str = BLOBS,
+    stop_on_eof: bool = STOP_ON_EOF,
+) -> None:
+    """Run a validator: agrees on blocks, re-runs contributions, attests results. Stops on SIGINT or SIGTERM.
+
+    Example: tallystick validator net/validator-0 --blobs net/blobs
+    """
+    from tallystick.network import running
+    from tallystick.network.validator import run_validator
+    from tallystick.network.views import Status
+
+    running.start_logging()
+    running.one_torch_thread()
+    if stop_on_eof:
+        running.stop_on_eof()
+
+    def ready(status: Status) -> None:
+        errors.print(f"validator {status.identity[:12]} of {status.chain}: height {status.height}, ready")
+
+    asyncio.run(run_validator(home, blobs, ready))
+
+
+def worker(
+    key: Path = KEY,
+    join: list[str] = JOIN,
+    blobs: str = BLOBS,
+    stake_limit: int = typer.Option(10**9, min=0, help="Most that is put at stake for one task."),
+    stop_on_eof: bool = STOP_ON_EOF,
+) -> None:
+    """Earn by training: takes part in every open task whose stake you can afford. Dials out only.
+
+    Example: tallystick worker --key net/worker-0/key --join http://127.0.0.1:26651 --blobs net/blobs
+    """
+    from tallystick.network import running
+
+    running.start_logging()
+    if stop_on_eof:
+        running.stop_on_eof()
+    running.run_worker(key, join, blobs, stake_limit=stake_limit)
+
+
+def submit(
+    task: Path = typer.Argument(help="Task file, such as examples/digits/task.toml."),
+    key: Path = KEY,
+    join: list[str] = JOIN,
+    blobs: str = BLOBS,
+    out: Path = typer.Option(Path("proof"), "--out", help="Where the proof goes; must not exist or be empty."),
+    detach: bool = typer.Option(False, "--detach", help="Print the task's id and return at once; no proof is made."),
+) -> None:
+    """Have a model trained by the network: offers the task, waits for it, writes a proof.
+
+    Example: tallystick submit task.toml --key net/client/key --join http://127.0.0.1:26651 --blobs net/blobs
+    """
+    from tallystick.canon.identity import load_key
+    from tallystick.network.blobs import BlobStore
+    from tallystick.network.client import collect_proof, offer_task, wait_for_task
+    from tallystick.network.dial import Validators
+    from tallystick.network.running import one_torch_thread
+
+    one_torch_thread()
+    if not detach and out.exists() and (not out.is_dir() or any(out.iterdir())):
+        fail(f"{out}: is there already; name another place with --out")
+    secret, validators, store = load_key(key), Validators(join), BlobStore(blobs)
+    name, _ = offer_task(task, secret, validators, store)
+    typer.echo(name)
+    if detach:
+        return
+    finished = wait_for_task(name, validators, lambda view: errors.print(_progress_line(view), soft_wrap=True))
+    collect_proof(finished, secret, validators, store, out, lambda step, steps: None)
+    errors.print(f"proof: {out}; check it with `tallystick verify {out}`", soft_wrap=True)
+
+
+def status(
+    join: list[str] = JOIN,
+    json: bool = typer.Option(False, "--json", help="Print JSON."),
+) -> None:
+    """Show validators, tasks and money, as the named validators see them.
+
+    Example: tallystick status --join http://127.0.0.1:26651
+    """
+    from tallystick.network.dial import UnreachableError, Validators
+
+    seen = []
+    for url in join:
+        try:
+            seen.append((url, Validators([url]).status()))
+        except (UnreachableError, Refused) as error:
+            errors.print(f"{url}: {error}", soft_wrap=True, markup=False)
+    if not seen:
+        fail("none of the named validators answers")
+    validators = Validators([url for url, _ in seen])
+    tasks, money = validators.tasks(), validators.money()
+    if json:
+        nodes = [{"url": url, "status": status} for url, status in seen]
+        print_json({"validators": nodes, "tasks": tasks, "money": money, "conserved": money.conserved})
+        return
+    console = Console()
+    nodes_table = Table("validator", "identity", "height", "peers", "pool", "refused messages", title=seen[0][1].chain)
+    for url, node in seen:
+        row = (node.height, node.peers, node.pool, sum(node.rejections.values()))
+        nodes_table.add_row(url, node.identity[:12], *map(str, row))
+    tasks_table = Table("task", "status", "step", "workers", "escrow")
+    for task in tasks:
+        tasks_table.add_row(
+            task.id[:12], task.status, f"{task.step}/{task.steps}", str(len(task.workers)), str(task.escrow)
+        )
+    accounts = Table("account", "balance", "stake", "locked")
+    for account in money.accounts:
+        accounts.add_row(account.identity[:12], str(account.balance), str(account.stake), str(account.locked))
+    console.print(nodes_table, tasks_table, accounts)
+    console.print(
+        f"minted {money.minted}, burned {money.burned}, in escrow {money.escrow}: conserved {money.conserved}"
+    )
+
+
+def _progress_line(view: "TaskView") -> str:
+    return f"task {view.id[:12]}: {view.status}, step {view.step} of {view.steps}, {len(view.workers)} workers"

@@ -1,0 +1,79 @@
+"""How transactions reach the primary: each goes to all validators, so that losing one machine loses no transaction.
+
+What comes from peers is examined by the application before it takes memory. What waits too long is examined again,
+because it may have become void, and then forwarded again: at once if it was submitted here, later if it was relayed.
+"""
+
+from collections.abc import Iterator
+
+from tallystick.consensus.pbft.io import Broadcast, Examine, Examined, Send
+from tallystick.consensus.pbft.limits import MAX_BLOCK_TRANSACTIONS, MAX_FORWARD_BYTES, RECHECK_MS
+from tallystick.consensus.pbft.messages import Forward, seal_message
+from tallystick.consensus.pbft.state import State
+from tallystick.errors import Refused
+
+
+def submit(state: State, transaction: bytes) -> None:
+    """Raises `Refused`: `bad_transaction_size` or `mempool_full`."""
+    if state.pool.add(transaction, state.elapsed_ms, ours=True):
+        state.outbox.append(transaction)
+
+
+def on_forward(state: State, message: Forward) -> None:
+    news = tuple(t for t in message.transactions if not state.pool.knows(t))
+    if news:
+        state.do(Examine(news, again=False))
+
+
+def on_examined(state: State, event: Examined) -> None:
+    for transaction, code in event.refused:
+        state.rejections[code] += 1
+        state.pool.drop(transaction)
+    if event.again:
+        state.outbox.extend(t for t in event.accepted if state.pool.holds(t))
+    else:
+        for transaction in event.accepted:
+            _take(state, transaction)
+
+
+def _take(state: State, transaction: bytes) -> None:
+    try:
+        state.pool.add(transaction, state.elapsed_ms, ours=False)
+    except Refused as refused:
+        state.rejections[refused.code] += 1
+
+
+def flush(state: State) -> None:
+    """Sends what has gathered in the outbox to everybody."""
+    gathered, state.outbox = state.outbox, []
+    for frame in _frames(state, gathered):
+        state.do(Broadcast(frame))
+
+
+def tell(state: State, peer: str) -> None:
+    """Sends a peer that was away what has waited longest; it may be the primary that everybody waits for."""
+    for frame in _frames(state, state.pool.front()):
+        state.do(Send(peer, frame))
+
+
+def _frames(state: State, transactions: list[bytes]) -> Iterator[bytes]:
+    """`transactions` in as few messages as the bounds allow."""
+    batch: list[bytes] = []
+    size = 0
+    for transaction in transactions:
+        if len(batch) == MAX_BLOCK_TRANSACTIONS or size + len(transaction) > MAX_FORWARD_BYTES:
+            yield seal_message(state.key, state.group, Forward(state.group.epoch, batch))
+            batch, size = [], 0
+        batch.append(transaction)
+        size += len(transaction)
+    if batch:
+        yield seal_message(state.key, state.group, Forward(state.group.epoch, batch))
+
+
+def recheck_if_due(state: State) -> None:
+    if state.elapsed_ms < state.recheck_ms:
+        return
+    state.recheck_ms = state.elapsed_ms + RECHECK_MS
+    overdue = state.pool.overdue(state.elapsed_ms)
+    if overdue:
+        state.do(Examine(overdue, again=True))

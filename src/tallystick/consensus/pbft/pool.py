@@ -1,0 +1,93 @@
+"""Transactions that wait to be ordered: first in, first out, bounded, each at most once."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from hashlib import sha256
+from itertools import islice
+
+from tallystick.consensus.pbft.limits import (
+    BLOCK_OVERHEAD_BYTES,
+    MAX_BLOCK_BYTES,
+    MAX_BLOCK_TRANSACTIONS,
+    MAX_POOL_BYTES,
+    MAX_POOL_TRANSACTIONS,
+    MAX_RECENT,
+    MAX_RECHECKED,
+    MAX_TRANSACTION_BYTES,
+    RECHECK_MS,
+    RELAY_MS,
+    TRANSACTION_OVERHEAD_BYTES,
+)
+from tallystick.errors import Refused
+
+
+@dataclass
+class Waiting:
+    transaction: bytes
+    patience_ms: int
+    """How long it waits before it is looked at and forwarded again."""
+    due_ms: int
+
+
+@dataclass
+class Pool:
+    waiting: dict[bytes, Waiting] = field(default_factory=dict)
+    """By SHA-256 of the transaction, in order of arrival."""
+    size: int = 0
+    """Bytes of all waiting transactions."""
+    recent: dict[bytes, None] = field(default_factory=dict)
+    """Committed lately, oldest first: a late forward of one of these is no news."""
+
+    def holds(self, transaction: bytes) -> bool:
+        return sha256(transaction).digest() in self.waiting
+
+    def knows(self, transaction: bytes) -> bool:
+        name = sha256(transaction).digest()
+        return name in self.waiting or name in self.recent
+
+    def add(self, transaction: bytes, now_ms: int, *, ours: bool) -> bool:
+        """Queues `transaction`; returns whether it was new.
+
+        Raises:
+            Refused: `bad_transaction_size` or `mempool_full`.
+        """
+        if not 0 < len(transaction) <= MAX_TRANSACTION_BYTES:
+            reason = f"transaction of {len(transaction)} bytes, 1 to {MAX_TRANSACTION_BYTES} are admitted"
+            raise Refused("bad_transaction_size", reason)
+        if self.knows(transaction):
+            return False
+        if len(self.waiting) >= MAX_POOL_TRANSACTIONS or self.size + len(transaction) > MAX_POOL_BYTES:
+            raise Refused("mempool_full", f"{len(self.waiting)} transactions wait already; submit again later")
+        patience = RECHECK_MS if ours else RELAY_MS
+        self.waiting[sha256(transaction).digest()] = Waiting(transaction, patience, now_ms + patience)
+        self.size += len(transaction)
+        return True
+
+    def front(self) -> list[bytes]:
+        """The oldest transactions that fit one block."""
+        chosen, room = [], MAX_BLOCK_BYTES - BLOCK_OVERHEAD_BYTES
+        for entry in islice(self.waiting.values(), MAX_BLOCK_TRANSACTIONS):
+            room -= len(entry.transaction) + TRANSACTION_OVERHEAD_BYTES
+            if room < 0:
+                break
+            chosen.append(entry.transaction)
+        return chosen
+
+    def committed(self, transactions: Iterable[bytes]) -> None:
+        for transaction in transactions:
+            self.drop(transaction)
+            self.recent[sha256(transaction).digest()] = None
+        for name in list(islice(self.recent, max(0, len(self.recent) - MAX_RECENT))):
+            del self.recent[name]
+
+    def drop(self, transaction: bytes) -> None:
+        entry = self.waiting.pop(sha256(transaction).digest(), None)
+        if entry is not None:
+            self.size -= len(entry.transaction)
+
+    def overdue(self, now_ms: int) -> tuple[bytes, ...]:
+        """The oldest transactions whose patience has run out; each is not overdue again for as long."""
+        entries = list(islice((e for e in self.waiting.values() if e.due_ms <= now_ms), MAX_RECHECKED))
+        for entry in entries:
+            entry.due_ms = now_ms + entry.patience_ms
+        return tuple(entry.transaction for entry in entries)

@@ -1,0 +1,236 @@
+"""The demonstration from start to end: 4 validators, 6 workers, two cheats, two crashes, one proof.
+
+Every claim of the summary is checked here from the outside: over HTTP, from files, and by running `tallystick verify`
+and a single-machine reference in processes of their own.
+"""
+
+import json
+import shutil
+import signal
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any, Final
+
+import msgspec
+
+from tallystick.canon.identity import load_key
+from tallystick.demo.board import Board, new_board
+from tallystick.demo.processes import Processes, output_of
+from tallystick.demo.screen import Screen, screen_for
+from tallystick.demo.summary import Summary, write_summary
+from tallystick.errors import Refused, TallystickError
+from tallystick.ledger.events import Event
+from tallystick.network.blobs import BlobStore
+from tallystick.network.client import collect_proof, offer_task
+from tallystick.network.dial import UnreachableError, Validators
+from tallystick.network.local import LocalNetwork, Member, free_ports, make_network
+from tallystick.network.running import one_torch_thread
+from tallystick.network.validator import KEY
+from tallystick.network.views import Money
+
+VALIDATORS: Final = 4
+WORKERS: Final = 6
+CHEATS: Final = {"worker-0": "one-ulp", "worker-1": "copier"}
+KILLED_WORKER: Final = "worker-5"
+RESTARTED_VALIDATOR: Final = "validator-2"
+START_SECONDS: Final = 60.0
+RUN_SECONDS: Final = 300.0
+"""A guard against waiting for ever, far above what the demonstration takes."""
+CATCH_UP_SECONDS: Final = 30.0
+EVENT_WAIT_MS: Final = 250
+POLL_SECONDS: Final = 0.1
+MARKER: Final = ".tallystick-demo"
+
+
+class DemoError(TallystickError):
+    """Something that the demonstration shows did not happen."""
+
+
+@dataclass(frozen=True)
+class Faults:
+    """At which steps crashes happen."""
+
+    kill_validator: int
+    restart_validator: int
+    kill_worker: int
+
+
+def run_demo(task_file: Path, out: Path, *, plain: bool) -> Summary:
+    """Runs the demonstration and writes `summary.json` into `out`, which is emptied first.
+
+    Raises:
+        DemoError and other TallystickErrors: with the first thing that failed.
+        KeyboardInterrupt: all processes have been stopped.
+    """
+    signal.signal(signal.SIGTERM, _interrupt)
+    one_torch_thread()
+    began = time.monotonic()
+    _clear(out)
+    now_ms = time.time_ns() // 10**6
+    ports = free_ports(2 * VALIDATORS)
+    network = make_network(out / "network", validators=VALIDATORS, workers=WORKERS, ports=ports, now_ms=now_ms)
+    with Processes(out / "logs") as processes, screen_for(plain) as screen:
+        summary = _run(network, processes, screen, task_file, out)
+    summary = msgspec.structs.replace(summary, seconds=round(time.monotonic() - began, 1))
+    write_summary(summary, out / "summary.json")
+    return summary
+
+
+def _run(network: LocalNetwork, processes: Processes, screen: Screen, task_file: Path, out: Path) -> Summary:
+    screen.phase(f"starting {VALIDATORS} validators and {WORKERS} workers, each a process with its own key and folder")
+    for member in network.validators:
+        _start_validator(member, network, processes)
+    for member in network.workers:
+        _start_worker(member, network, processes)
+    validators, blobs = Validators(network.urls), BlobStore(network.blobs)
+    key = load_key(network.client.home / KEY)
+    _wait_for_validators(network.validators, processes)
+    screen.phase("tracing the model and offering the task")
+    task, prepared = offer_task(task_file, key, validators, blobs)
+    board = new_board(network, prepared.offer)
+    screen.phase("training on machines that nobody trusts")
+    _watch(board, network, processes, screen, validators)
+    screen.phase("collecting the proof; then verifying it and training again on one machine, side by side")
+    proof = out / "proof"
+    finished = validators.task(task)
+    collect_proof(finished, key, validators, blobs, proof, lambda step, steps: None)
+    verdict, reference = _check_outside(proof, network, prepared.offer.spec)
+    heights, monies = _wait_for_same_height(network)
+    validators.close()
+    return Summary(
+        root=finished.root,
+        reference_root=reference,
+        test_accuracy=verdict.get("test_accuracy"),
+        verdict=verdict["outcome"],
+        caught=board.caught,
+        killed=[KILLED_WORKER, RESTARTED_VALIDATOR],
+        standings=board.standings,
+        conserved=all(money.conserved for money in monies) and len(set(map(msgspec.json.encode, monies))) == 1,
+        payouts=board.payouts,
+        returned=board.returned or 0,
+        heights=heights,
+        proof=str(proof),
+        seconds=0.0,
+    )
+
+
+# ---- processes
+
+
+def _start_validator(member: Member, network: LocalNetwork, processes: Processes) -> None:
+    command = ("validator", str(member.home), "--blobs", network.blobs, "--stop-on-eof")
+    processes.start(member.name, "tallystick.cli.main", *command)
+
+
+def _start_worker(member: Member, network: LocalNetwork, processes: Processes) -> None:
+    options = ["--key", str(member.home / KEY), "--blobs", network.blobs]
+    options += [argument for url in network.urls for argument in ("--join", url)]
+    if member.name in CHEATS:
+        processes.start(member.name, "tallystick.demo.saboteurs", CHEATS[member.name], *options)
+    else:
+        processes.start(member.name, "tallystick.cli.main", "worker", *options, "--stop-on-eof")
+
+
+def _wait_for_validators(members: Sequence[Member], processes: Processes) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    for member in members:
+        while not _answers(member):
+            if time.monotonic() > deadline or processes.died():
+                raise DemoError(f"{member.name} did not start: {processes.log_of(member.name)}")
+            time.sleep(POLL_SECONDS)
+
+
+def _answers(member: Member) -> bool:
+    try:
+        Validators([member.url]).status()
+    except (UnreachableError, Refused):
+        return False
+    return True
+
+
+# ---- the run itself
+
+
+def _watch(board: Board, network: LocalNetwork, processes: Processes, screen: Screen, validators: Validators) -> None:
+    """Follows the ledger's events until the task is finished, and makes the crashes happen on the way."""
+    third = board.steps // 3
+    faults = Faults(kill_validator=third, restart_validator=third + board.steps // 10, kill_worker=board.steps // 2)
+    deadline, after, done = time.monotonic() + RUN_SECONDS, 0, set[str]()
+    while not board.finished:
+        for entry in validators.events(after, EVENT_WAIT_MS):
+            after = entry.sequence
+            event: Event = msgspec.json.decode(entry.event, type=Event)
+            board.see(entry.height, event)
+        _crash(board, faults, done, network, processes)
+        screen.show(board, _balances(validators, board))
+        if unexpected := [name for name in processes.died() if board.standings.get(name) != "caught"]:
+            raise DemoError(f"{unexpected[0]} died: {processes.log_of(unexpected[0])}")
+        if time.monotonic() > deadline:
+            raise DemoError(f"step {board.step} of {board.steps} after {RUN_SECONDS:.0f} s; see the logs")
+    if board.expired:
+        raise DemoError("the task expired before it was finished")
+
+
+def _crash(board: Board, faults: Faults, done: set[str], network: LocalNetwork, processes: Processes) -> None:
+    """Each fault once, when its step has come."""
+    if board.step >= faults.kill_validator and "kill validator" not in done:
+        done.add("kill validator")
+        processes.kill(RESTARTED_VALIDATOR)
+        board.note(f"{RESTARTED_VALIDATOR} killed with SIGKILL at step {board.step}")
+    if board.step >= faults.restart_validator and "restart validator" not in done:
+        done.add("restart validator")
+        member = next(v for v in network.validators if v.name == RESTARTED_VALIDATOR)
+        _start_validator(member, network, processes)
+        board.note(f"{RESTARTED_VALIDATOR} started again at step {board.step}")
+    if board.step >= faults.kill_worker and "kill worker" not in done:
+        done.add("kill worker")
+        processes.kill(KILLED_WORKER)
+        board.standings[KILLED_WORKER] = "gone"
+        board.note(f"{KILLED_WORKER} killed with SIGKILL at step {board.step}")
+
+
+def _balances(validators: Validators, board: Board) -> dict[str, int]:
+    return {board.names.get(a.identity, a.identity): a.balance for a in validators.money().accounts}
+
+
+# ---- checks
+
+
+def _check_outside(proof: Path, network: LocalNetwork, spec: str) -> tuple[dict[str, Any], str]:
+    """The verdict of `tallystick verify` and the root of a single-machine run, each from a fresh process."""
+    checking = output_of("tallystick.cli.main", ["verify", str(proof), "--json"])
+    training = output_of("tallystick.demo.reference", [network.blobs, spec])
+    results = []
+    for what, process in (("tallystick verify", checking), ("the single-machine run", training)):
+        answer, complaint = process.communicate()
+        if not answer:
+            raise DemoError(f"{what} failed: {complaint.strip()[-300:]}")
+        results.append(json.loads(answer))
+    return results[0], results[1]["root"]
+
+
+def _wait_for_same_height(network: LocalNetwork) -> tuple[dict[str, int], list[Money]]:
+    """Heights by validator, once all have executed the same blocks, and the money that each of them counts."""
+    deadline = time.monotonic() + CATCH_UP_SECONDS
+    while True:
+        monies = [Validators([member.url]).money() for member in network.validators]
+        heights = {m.name: money.height for m, money in zip(network.validators, monies, strict=True)}
+        if len(set(heights.values())) == 1 or time.monotonic() > deadline:
+            return heights, monies
+        time.sleep(POLL_SECONDS)
+
+
+def _clear(out: Path) -> None:
+    """Empties `out`, if it is ours."""
+    if out.exists() and any(out.iterdir()) and not (out / MARKER).exists():
+        raise DemoError(f"{out}: holds something that is not a demonstration's; name another folder with --out")
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir(parents=True)
+    (out / MARKER).touch()
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt

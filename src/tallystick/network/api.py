@@ -1,0 +1,153 @@
+"""The HTTP face of a validator. Workers and clients dial in; nothing here is trusted until the ledger has checked it.
+
+    GET  /v1/status                                  who and where this validator is
+    POST /v1/transactions                            a sealed transaction, as bytes
+    GET  /v1/transactions/{hash}?wait_ms=            what became of it
+    GET  /v1/accounts/{identity}                     balance, stake, nonce
+    GET  /v1/money                                   all of it, to check conservation
+    GET  /v1/tasks, /v1/tasks/{task}                 tasks
+    GET  /v1/tasks/{task}/history?start=             finished steps
+    GET  /v1/work/{identity}?mark=&wait_ms=          what a worker has to do; waits until `mark` is out of date
+    GET  /v1/events?after=&wait_ms=                  what happened, in order
+
+Replies are JSON (`views`). A failure has a code and a reason.
+"""
+
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+import msgspec
+from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from tallystick.canon.hashing import blob_name, is_name
+from tallystick.consensus.port import Engine
+from tallystick.errors import Refused
+from tallystick.ledger.state import Account, Task
+from tallystick.ledger.transactions import MAX_TRANSACTION_BYTES
+from tallystick.network import views
+from tallystick.network.node import Node
+
+MAX_WAIT_MS: Final = 30_000
+NOT_FOUND: Final = {"no_such_task", "no_such_transaction"}
+
+Handler = Callable[[Request], Awaitable[Any]]
+
+
+class Api:
+    """Routes requests to a node and its engine."""
+
+    def __init__(self, node: Node, engine: Engine, status: Callable[[], views.Status]) -> None:
+        self._node, self._engine, self._status = node, engine, status
+
+    def application(self) -> Starlette:
+        get = {
+            "/v1/status": self._show_status,
+            "/v1/transactions/{hash}": self._transaction,
+            "/v1/accounts/{identity}": self._account,
+            "/v1/money": self._money,
+            "/v1/tasks": self._tasks,
+            "/v1/tasks/{task}": self._task,
+            "/v1/tasks/{task}/history": self._history,
+            "/v1/work/{identity}": self._work,
+            "/v1/events": self._events,
+        }
+        routes = [Route(path, _replying(handler)) for path, handler in get.items()]
+        routes.append(Route("/v1/transactions", _replying(self._submit), methods=["POST"]))
+        return Starlette(routes=routes)
+
+    async def _show_status(self, request: Request) -> views.Status:
+        return self._status()
+
+    async def _submit(self, request: Request) -> views.Submitted:
+        data = await _bounded_body(request, MAX_TRANSACTION_BYTES)
+        self._engine.submit(data)
+        return views.Submitted(blob_name(data))
+
+    async def _transaction(self, request: Request) -> views.TransactionView:
+        name = request.path_params["hash"]
+        found = await self._node.until(lambda: self._node.journal.result(name), _wait_seconds(request))
+        if found is None:
+            raise Refused("no_such_transaction", f"transaction {name[:64]}: not executed here (yet)")
+        return found
+
+    async def _account(self, request: Request) -> views.AccountView:
+        identity = request.path_params["identity"]
+        return views.account_view(identity, self._node.state.accounts.get(identity, Account()))
+
+    async def _money(self, request: Request) -> views.Money:
+        return views.money(self._node.state)
+
+    async def _tasks(self, request: Request) -> list[views.TaskView]:
+        return [views.task_view(task) for _, task in sorted(self._node.state.tasks.items())]
+
+    async def _task(self, request: Request) -> views.TaskView:
+        return views.task_view(self._find_task(request))
+
+    async def _history(self, request: Request) -> views.History:
+        return views.history(self._find_task(request), _number(request, "start"))
+
+    async def _work(self, request: Request) -> views.Work:
+        identity, mark = request.path_params["identity"], request.query_params.get("mark", "")
+
+        def changed() -> views.Work | None:
+            work = views.work(self._node.state, identity)
+            return work if work.mark != mark else None
+
+        found = await self._node.until(changed, _wait_seconds(request))
+        return found or views.work(self._node.state, identity)
+
+    async def _events(self, request: Request) -> views.Events:
+        after = _number(request, "after")
+        found = await self._node.until(lambda: self._node.journal.events(after) or None, _wait_seconds(request))
+        return views.Events(found or [])
+
+    def _find_task(self, request: Request) -> Task:
+        name = request.path_params["task"]
+        task = self._node.state.tasks.get(name) if is_name(name) else None
+        if task is None:
+            raise Refused("no_such_task", f"task {name[:64]}: not on this ledger (yet)")
+        return task
+
+
+def _replying(handler: Handler) -> Callable[[Request], Awaitable[Response]]:
+    """Turns a handler's result, or its refusal, into a response."""
+
+    async def respond(request: Request) -> Response:
+        try:
+            return _json(await handler(request), 200)
+        except Refused as refused:
+            code = 404 if refused.code in NOT_FOUND else 413 if refused.code == "too_large" else 400
+            return _json(views.Failure(refused.code, refused.reason), code)
+
+    return respond
+
+
+def _json(value: Any, code: int) -> Response:
+    return Response(msgspec.json.encode(value), code, media_type="application/json")
+
+
+async def _bounded_body(request: Request, limit: int) -> bytes:
+    """Reads at most `limit` bytes, whatever the headers promise."""
+    data = bytearray()
+    try:
+        async for chunk in request.stream():
+            data += chunk
+            if len(data) > limit:
+                raise Refused("too_large", f"transaction: more than {limit} bytes")
+    except ClientDisconnect:
+        raise Refused("truncated", "transaction: the connection closed before its end") from None
+    return bytes(data)
+
+
+def _number(request: Request, name: str) -> int:
+    text = request.query_params.get(name, "0")
+    if not (text.isascii() and text.isdigit() and len(text) <= 18):
+        raise Refused("malformed", f"{name}: a whole number is needed, got {text[:40]!r}")
+    return int(text)
+
+
+def _wait_seconds(request: Request) -> float:
+    return min(_number(request, "wait_ms"), MAX_WAIT_MS) / 1000

@@ -1,0 +1,182 @@
+"""How workers and clients reach validators: over HTTP, dialing out only, the next validator when one fails."""
+
+import time
+from collections.abc import Sequence
+from typing import Any, Final, TypeVar
+
+import httpx
+import msgspec
+
+from tallystick.canon.hashing import blob_name
+from tallystick.canon.identity import Key
+from tallystick.errors import Refused, TallystickError
+from tallystick.ledger.transactions import AnyBody, sign_transaction
+from tallystick.network import views
+
+T = TypeVar("T")
+
+MAX_REPLY_BYTES: Final = 64 * 2**20
+CONNECT_SECONDS: Final = 3.0
+REPLY_SECONDS: Final = 10.0
+"""For a reply, beyond the time that the request itself asks the validator to wait."""
+WAIT_MS: Final = 5_000
+ROUNDS_OVER_ALL: Final = 3
+PAUSE_SECONDS: Final = 0.2
+EXECUTION_SECONDS: Final = 60.0
+
+
+class UnreachableError(TallystickError):
+    """No validator answers."""
+
+
+class Validators:
+    """A list of validators of which any one will do.
+
+    What a single validator says is not proof. Workers lose nothing by a lie but time, since a commitment to the wrong
+    work is refused by all others; clients check results by their own means.
+    """
+
+    def __init__(self, urls: Sequence[str]) -> None:
+        if not urls:
+            raise UnreachableError("no validator is known; name one with --join http://host:port")
+        self._urls = [url.rstrip("/") for url in urls]
+        self._current = 0
+        self._http = httpx.Client(timeout=httpx.Timeout(REPLY_SECONDS, connect=CONNECT_SECONDS), trust_env=False)
+
+    def close(self) -> None:
+        self._http.close()
+
+    def status(self) -> views.Status:
+        return self._get("/v1/status", views.Status)
+
+    def account(self, identity: str) -> views.AccountView:
+        return self._get(f"/v1/accounts/{identity}", views.AccountView)
+
+    def money(self) -> views.Money:
+        return self._get("/v1/money", views.Money)
+
+    def tasks(self) -> list[views.TaskView]:
+        return self._get("/v1/tasks", list[views.TaskView])
+
+    def task(self, task: str) -> views.TaskView:
+        return self._get(f"/v1/tasks/{task}", views.TaskView)
+
+    def history(self, task: str, start: int) -> list[views.StepView]:
+        """All finished steps from `start` on."""
+        steps: list[views.StepView] = []
+        while True:
+            page = self._get(f"/v1/tasks/{task}/history?start={start + len(steps)}", views.History).steps
+            steps += page
+            if len(page) < views.MAX_HISTORY:
+                return steps
+
+    def work(self, identity: str, mark: str) -> views.Work:
+        return self._get(f"/v1/work/{identity}?mark={mark}&wait_ms={WAIT_MS}", views.Work, WAIT_MS)
+
+    def events(self, after: int, wait_ms: int = WAIT_MS) -> list[views.EventView]:
+        return self._get(f"/v1/events?after={after}&wait_ms={wait_ms}", views.Events, wait_ms).events
+
+    def submit(self, transaction: bytes) -> str:
+        """Hands in a sealed transaction and returns its hash.
+
+        Raises:
+            Refused: with the validator's reason.
+            UnreachableError
+        """
+        return self._ask("POST", "/v1/transactions", views.Submitted, content=transaction).hash
+
+    def outcome(self, transaction: bytes) -> views.TransactionView:
+        """Waits until a submitted transaction has been executed, handing it in again where it may have been lost.
+
+        Raises:
+            Refused: the transaction can no longer be executed.
+            UnreachableError: nothing was heard of it for EXECUTION_SECONDS.
+        """
+        name = blob_name(transaction)
+        give_up = time.monotonic() + EXECUTION_SECONDS
+        while time.monotonic() < give_up:
+            try:
+                return self._get(f"/v1/transactions/{name}?wait_ms={WAIT_MS}", views.TransactionView, WAIT_MS)
+            except Refused as refused:
+                if refused.code != "no_such_transaction":
+                    raise
+            self._current += 1
+            self._hand_in_again(transaction)
+        raise UnreachableError(
+            f"transaction {name}: not executed within {EXECUTION_SECONDS:.0f} s; is a quorum running?"
+        )
+
+    def _hand_in_again(self, transaction: bytes) -> None:
+        """A refusal says nothing here: it may have been executed in the meantime, which makes its nonce stale."""
+        try:
+            self.submit(transaction)
+        except Refused as refused:
+            if refused.code != "stale_nonce":
+                raise
+
+    def _get(self, path: str, kind: type[T], wait_ms: int = 0) -> T:
+        return self._ask("GET", path, kind, timeout=REPLY_SECONDS + wait_ms / 1000)
+
+    def _ask(self, method: str, path: str, kind: type[T], timeout: float = REPLY_SECONDS, content: bytes = b"") -> T:
+        """One request, tried on every validator a few times before giving up."""
+        problem = ""
+        for attempt in range(ROUNDS_OVER_ALL * len(self._urls)):
+            url = self._urls[self._current % len(self._urls)]
+            try:
+                return self._ask_one(method, url + path, kind, timeout, content)
+            except httpx.HTTPError as error:
+                problem = f"{url}: {type(error).__name__}: {error}"
+            self._current += 1
+            if (attempt + 1) % len(self._urls) == 0:
+                time.sleep(PAUSE_SECONDS)
+        raise UnreachableError(f"no validator answers; the last one tried was {problem}")
+
+    def _ask_one(self, method: str, url: str, kind: type[T], timeout: float, content: bytes) -> T:
+        limits = httpx.Timeout(timeout, connect=CONNECT_SECONDS)
+        with self._http.stream(method, url, content=content, timeout=limits) as response:
+            data = bytearray()
+            for chunk in response.iter_bytes():
+                data += chunk
+                if len(data) > MAX_REPLY_BYTES:
+                    raise Refused("too_large", f"{url}: the reply is over {MAX_REPLY_BYTES} bytes")
+        if response.status_code >= 500:
+            raise httpx.HTTPStatusError("the validator failed", request=response.request, response=response)
+        if response.status_code != 200:
+            failure = _decode(bytes(data), views.Failure, url)
+            raise Refused(failure.code, failure.reason)
+        reply: T = _decode(bytes(data), kind, url)
+        return reply
+
+
+class Sender:
+    """Signs transactions of one identity, one at a time, each with the next nonce."""
+
+    def __init__(self, key: Key, validators: Validators) -> None:
+        self._key, self._validators = key, validators
+        self._chain = validators.status().chain
+        self._nonce = 0
+
+    def sign(self, body: AnyBody) -> bytes:
+        self._nonce = max(self._nonce, self._validators.account(self._key.identity).nonce) + 1
+        return sign_transaction(self._key, self._chain, self._nonce, body)
+
+    def send(self, body: AnyBody) -> views.TransactionView:
+        """Signs `body`, submits it and waits for its execution.
+
+        Raises:
+            Refused: by the validator, or by the ledger when it was executed.
+            UnreachableError
+        """
+        transaction = self.sign(body)
+        self._validators.submit(transaction)
+        outcome = self._validators.outcome(transaction)
+        if outcome.code != "ok":
+            raise Refused(outcome.code, outcome.reason)
+        return outcome
+
+
+def _decode(data: bytes, kind: Any, url: str) -> Any:
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise Refused("malformed", f"{url}: not a validator's reply: {error}") from None

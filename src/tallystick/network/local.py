@@ -1,0 +1,91 @@
+"""Makes the folders of a network whose members all live on one machine: keys, genesis document, blob store."""
+
+import socket
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from tallystick.canon.identity import Key, save_key
+from tallystick.errors import TallystickError
+from tallystick.ledger.genesis import Genesis, ValidatorInfo, dump_genesis
+from tallystick.network.tls import make_certificate
+from tallystick.network.validator import GENESIS, KEY
+
+WORKER_BALANCE: Final = 100_000
+CLIENT_BALANCE: Final = 10_000_000
+VALIDATOR_STAKE: Final = 500_000
+BLOBS: Final = "blobs"
+
+
+class LocalNetworkError(TallystickError):
+    """The folder cannot take a new network."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """Somebody in the network: a name for people, a folder with a key, and for validators where HTTP is served."""
+
+    name: str
+    home: Path
+    identity: str
+    url: str = ""
+
+
+@dataclass(frozen=True)
+class LocalNetwork:
+    root: Path
+    validators: tuple[Member, ...]
+    workers: tuple[Member, ...]
+    client: Member
+
+    @property
+    def blobs(self) -> str:
+        """fsspec URL of the blob store."""
+        return (self.root / BLOBS).absolute().as_uri()
+
+    @property
+    def urls(self) -> list[str]:
+        return [validator.url for validator in self.validators]
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports on loopback that nobody holds at the moment."""
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+        return [int(s.getsockname()[1]) for s in sockets]
+
+
+def make_network(root: Path, *, validators: int, workers: int, ports: Sequence[int], now_ms: int) -> LocalNetwork:
+    """Creates keys and the genesis document under `root`.
+
+    Args:
+        ports: two for each validator, for its peers and for HTTP.
+        now_ms: the network's first agreed time.
+
+    Raises:
+        LocalNetworkError: `root` holds something already.
+    """
+    if root.exists() and any(root.iterdir()):
+        raise LocalNetworkError(f"{root}: not empty; name a new folder")
+    nodes, infos = [], []
+    for index in range(validators):
+        key = Key.generate()
+        peer_port, http_port = ports[2 * index : 2 * index + 2]
+        url = f"http://127.0.0.1:{http_port}"
+        nodes.append(_member(root, f"validator-{index}", key, url))
+        infos.append(ValidatorInfo(key.identity, f"127.0.0.1:{peer_port}", url, make_certificate(key), VALIDATOR_STAKE))
+    others = [_member(root, f"worker-{index}", Key.generate()) for index in range(workers)]
+    client = _member(root, "client", Key.generate())
+    balances = {worker.identity: WORKER_BALANCE for worker in others} | {client.identity: CLIENT_BALANCE}
+    document = dump_genesis(Genesis("local", now_ms, tuple(infos), balances))
+    for home in (root, *(node.home for node in nodes)):
+        (home / GENESIS).write_bytes(document)
+    (root / BLOBS).mkdir()
+    return LocalNetwork(root, tuple(nodes), tuple(others), client)
+
+
+def _member(root: Path, name: str, key: Key, url: str = "") -> Member:
+    save_key(key, root / name / KEY)
+    return Member(name, root / name, key.identity, url)

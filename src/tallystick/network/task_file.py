@@ -1,0 +1,197 @@
+"""`task.toml`: what a client writes to describe a task, and how it becomes blobs and an `OpenTask`.
+
+The model file is the client's own Python and runs only on the client's machine, to be traced.
+"""
+
+import importlib.util
+import tomllib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Final, Literal
+
+import msgspec
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from tallystick.errors import TallystickError
+from tallystick.ledger.transactions import OpenTask, Policy
+from tallystick.network.blobs import BlobStore
+from tallystick.program.graph import encode_program
+from tallystick.program.optimizers import SGD, Tensors
+from tallystick.program.spec import ConstantRate, DataSet, TrainingSpec, encode_spec
+from tallystick.program.tensors import to_blob
+from tallystick.program.trace import specs, trace
+from tallystick.program.training import Training, initial_state, prepare_training
+from tallystick.proof.roots import records_root, state_root
+
+LOSSES: Final[dict[str, Callable[[Tensor, Tensor], Tensor]]] = {
+    "cross_entropy": nn.functional.cross_entropy,
+    "mse": nn.functional.mse_loss,
+}
+Count = Annotated[int, msgspec.Meta(ge=1)]
+
+
+class TaskFileError(TallystickError):
+    """A task file that cannot be used, or that names something that is not there."""
+
+
+class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    file: str
+    """Python file, relative to the task file."""
+    factory: str
+    """Function in it that returns the `torch.nn.Module`."""
+    seed: int
+    """Seeds torch's generator before the factory is called, so that the initial weights are yours again."""
+
+
+class Data(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    file: str
+    """Safetensors file, relative to the task file."""
+    train: dict[str, str]
+    """Batch tensor to tensor in the file; the model's inputs in order, the target last."""
+    test: dict[str, str] = {}
+
+
+class Schedule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    steps: Count
+    micro_batches: Count
+    micro_batch_size: Count
+    seed: Annotated[int, msgspec.Meta(ge=0)]
+
+
+class Optimizer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    name: Literal["sgd"]
+    learning_rate: str
+    momentum: float = 0.0
+
+
+class Reward(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    total: Count
+    stake: Count
+    forfeit: Annotated[int, msgspec.Meta(ge=0)]
+    validator_permille: int
+    finder_permille: int
+    audit_permille: int
+    commit_ms: Count
+    reveal_ms: Count
+    expires_ms: Count
+
+
+class TaskFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    model: Model
+    data: Data
+    schedule: Schedule
+    optimizer: Optimizer
+    loss: Literal["cross_entropy", "mse"]
+    reward: Reward
+
+
+@dataclass(frozen=True)
+class PreparedTask:
+    """A task whose blobs are in the store: ready to be offered, or to be trained right here."""
+
+    offer: OpenTask
+    training: Training
+    initial: Tensors
+    program: bytes
+    test: Tensors | None
+
+
+def load_task_file(path: Path) -> TaskFile:
+    """Reads and checks a task file.
+
+    Raises:
+        TaskFileError: naming the field that is wrong.
+    """
+    try:
+        return msgspec.convert(tomllib.loads(path.read_text()), TaskFile)
+    except OSError as error:
+        raise TaskFileError(f"{path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, msgspec.ValidationError) as error:
+        raise TaskFileError(f"{path}: {error}") from None
+
+
+def prepare_task(path: Path, blobs: BlobStore) -> PreparedTask:
+    """Traces the model, stores program, data and initial state, and writes the offer.
+
+    Raises:
+        TaskFileError: the file or what it names cannot be used.
+        Refused, TraceError: the model has a step that is not part of the exact arithmetic.
+    """
+    task = load_task_file(path)
+    train, test = _load_data(path.parent / task.data.file, task.data)
+    model = _load_model(path.parent / task.model.file, task.model)
+    optimizer = SGD(momentum=task.optimizer.momentum)
+    example = {name: value[: task.schedule.micro_batch_size] for name, value in train.items()}
+    program = trace(model, LOSSES[task.loss], optimizer, example)
+    encoded = encode_program(program)
+    spec = TrainingSpec(
+        format="tallystick-training-v1",
+        program=blobs.put(encoded),
+        initial_state="0" * 64,  # until the state is known, a few lines below
+        initial_root="0" * 64,
+        train=_store_records(blobs, train),
+        test=_store_records(blobs, test) if test else None,
+        steps=task.schedule.steps,
+        micro_batches=task.schedule.micro_batches,
+        seed=task.schedule.seed,
+        learning_rate=ConstantRate(task.optimizer.learning_rate),
+    )
+    parameters = {name: value.detach() for name, value in model.named_parameters()}
+    initial = initial_state(prepare_training(spec, program, train), parameters, optimizer.slots(parameters))
+    root = state_root(initial, 0)
+    spec = msgspec.structs.replace(spec, initial_state=blobs.put(to_blob(initial)), initial_root=root)
+    offer = OpenTask(
+        spec=blobs.put(encode_spec(spec)),
+        initial_root=root,
+        steps=spec.steps,
+        micro_batches=spec.micro_batches,
+        reward=task.reward.total,
+        policy=_policy(task.reward),
+    )
+    return PreparedTask(offer, prepare_training(spec, program, train), initial, encoded, test)
+
+
+def _policy(reward: Reward) -> Policy:
+    """The policy, checked against the limits of the ledger."""
+    terms = [getattr(reward, field) for field in Policy.__struct_fields__]
+    try:
+        return msgspec.convert(terms, Policy)
+    except msgspec.ValidationError as error:
+        raise TaskFileError(f"[reward]: {error}") from None
+
+
+def _load_data(path: Path, data: Data) -> tuple[Tensors, Tensors | None]:
+    try:
+        found = safetensors.torch.load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise TaskFileError(f"{path}: {error}") from None
+    missing = [name for name in [*data.train.values(), *data.test.values()] if name not in found]
+    if missing:
+        raise TaskFileError(f"{path}: has no tensor {missing[0]!r}; it has {', '.join(sorted(found))}")
+    train = {name: found[source] for name, source in data.train.items()}
+    test = {name: found[source] for name, source in data.test.items()}
+    return train, test or None
+
+
+def _load_model(path: Path, model: Model) -> nn.Module:
+    location = importlib.util.spec_from_file_location(path.stem, path)
+    if location is None or location.loader is None or not path.is_file():
+        raise TaskFileError(f"{path}: not a Python file")
+    module = importlib.util.module_from_spec(location)
+    location.loader.exec_module(module)
+    factory = getattr(module, model.factory, None)
+    if not callable(factory):
+        raise TaskFileError(f"{path}: has no function {model.factory!r}")
+    torch.manual_seed(model.seed)
+    built = factory()
+    if not isinstance(built, nn.Module):
+        raise TaskFileError(f"{path}: {model.factory} returned {type(built).__name__}, not a torch.nn.Module")
+    return built
+
+
+def _store_records(blobs: BlobStore, records: Tensors) -> DataSet:
+    return DataSet(blobs.put(to_blob(records)), records_root(records), specs(records))

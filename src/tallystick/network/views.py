@@ -1,0 +1,213 @@
+"""What a validator shows over HTTP, as structs that both ends share, and how they follow from the ledger's state."""
+
+import msgspec
+
+from tallystick.canon.hashing import blob_name
+from tallystick.ledger.state import Account, Assignment, State, Task
+
+MAX_HISTORY = 1000
+"""Most steps in one reply; ask again from where it ended."""
+
+
+class Failure(msgspec.Struct, frozen=True):
+    """Body of every reply that is not a success."""
+
+    code: str
+    reason: str
+
+
+class Status(msgspec.Struct, frozen=True):
+    chain: str
+    identity: str
+    version: str
+    height: int
+    time_ms: int
+    view: int
+    primary: str
+    peers: int
+    pool: int
+    """Transactions waiting for a block."""
+    rejections: dict[str, int]
+    """Messages of other validators that were refused, by reason code."""
+
+
+class Submitted(msgspec.Struct, frozen=True):
+    hash: str
+
+
+class TransactionView(msgspec.Struct, frozen=True):
+    hash: str
+    height: int
+    code: str
+    reason: str
+
+
+class AccountView(msgspec.Struct, frozen=True):
+    identity: str
+    balance: int
+    stake: int
+    locked: int
+    nonce: int
+
+
+class Money(msgspec.Struct, frozen=True):
+    """All accounts and everything else that is money, for checking that none was made or lost."""
+
+    height: int
+    accounts: list[AccountView]
+    escrow: int
+    minted: int
+    burned: int
+
+    @property
+    def conserved(self) -> bool:
+        held = sum(account.balance + account.stake for account in self.accounts)
+        return held + self.escrow + self.burned == self.minted
+
+
+class TaskView(msgspec.Struct, frozen=True):
+    id: str
+    client: str
+    spec: str
+    initial_root: str
+    root: str
+    steps: int
+    micro_batches: int
+    status: str
+    step: int
+    reward: int
+    escrow: int
+    stake: int
+    """What a worker must have at stake to take part."""
+    workers: dict[str, str]
+    """Identity to standing."""
+    phases: dict[str, int]
+    """How many micro-batches of the round in progress are in each phase."""
+    commitments: list[str]
+    """Of the round in progress: what anybody can see of what others committed to."""
+
+
+class StepView(msgspec.Struct, frozen=True):
+    step: int
+    root: str
+    total: str
+    loss: int
+
+
+class History(msgspec.Struct, frozen=True):
+    task: str
+    steps: list[StepView]
+
+
+class WorkItem(msgspec.Struct, frozen=True):
+    """Something that a worker has to do now."""
+
+    micro_batch: int
+    phase: str
+    """`assigned`: compute and commit; `committed`: reveal."""
+    deadline_ms: int
+
+
+class TaskWork(msgspec.Struct, frozen=True):
+    task: str
+    spec: str
+    initial_root: str
+    steps: int
+    micro_batches: int
+    step: int
+    standing: str
+    items: list[WorkItem]
+
+
+class Work(msgspec.Struct, frozen=True):
+    """Everything that concerns one worker; `mark` changes when any of it does."""
+
+    mark: str
+    height: int
+    account: AccountView
+    enrolled: list[TaskWork]
+    open_tasks: list[TaskView]
+    """Tasks that the worker is not in."""
+
+
+class EventView(msgspec.Struct, frozen=True):
+    sequence: int
+    height: int
+    event: msgspec.Raw
+
+
+class Events(msgspec.Struct, frozen=True):
+    events: list[EventView]
+
+
+def account_view(identity: str, account: Account) -> AccountView:
+    return AccountView(identity, account.balance, account.stake, account.locked, account.nonce)
+
+
+def money(state: State) -> Money:
+    return Money(
+        height=state.height,
+        accounts=[account_view(identity, account) for identity, account in sorted(state.accounts.items())],
+        escrow=sum(task.escrow for task in state.tasks.values()),
+        minted=state.minted,
+        burned=state.burned,
+    )
+
+
+def task_view(task: Task) -> TaskView:
+    entries = task.round.assignments if task.round else ()
+    phases: dict[str, int] = {}
+    for entry in entries:
+        phases[entry.phase] = phases.get(entry.phase, 0) + 1
+    return TaskView(
+        id=task.id,
+        client=task.client,
+        spec=task.spec,
+        initial_root=task.initial_root,
+        root=task.root,
+        steps=task.steps,
+        micro_batches=task.micro_batches,
+        status=task.status,
+        step=task.step,
+        reward=task.reward,
+        escrow=task.escrow,
+        stake=task.policy.stake,
+        workers={identity: worker.standing for identity, worker in sorted(task.workers.items())},
+        phases=phases,
+        commitments=[entry.commitment for entry in entries if entry.commitment],
+    )
+
+
+def history(task: Task, start: int) -> History:
+    part = enumerate(task.history[start : start + MAX_HISTORY], start=start)
+    return History(task.id, [StepView(step, record.root, record.total, record.loss) for step, record in part])
+
+
+def work(state: State, identity: str) -> Work:
+    tasks = [state.tasks[task] for task in state.open_tasks]
+    enrolled = [_task_work(task, identity) for task in tasks if identity in task.workers]
+    others = [task_view(task) for task in tasks if identity not in task.workers]
+    # What must wake a waiting worker; heights and other workers' progress must not.
+    mark = [(t.task, t.step, t.standing, [(i.micro_batch, i.phase) for i in t.items]) for t in enrolled]
+    key = msgspec.json.encode([mark, [task.id for task in others]])
+    account = state.accounts.get(identity, Account())
+    return Work(blob_name(key), state.height, account_view(identity, account), enrolled, others)
+
+
+def _task_work(task: Task, identity: str) -> TaskWork:
+    entries = enumerate(task.round.assignments) if task.round else ()
+    items = [_item(index, entry) for index, entry in entries if entry.worker == identity]
+    return TaskWork(
+        task=task.id,
+        spec=task.spec,
+        initial_root=task.initial_root,
+        steps=task.steps,
+        micro_batches=task.micro_batches,
+        step=task.step,
+        standing=task.workers[identity].standing,
+        items=[item for item in items if item.phase in {"assigned", "committed"}],
+    )
+
+
+def _item(index: int, entry: Assignment) -> WorkItem:
+    return WorkItem(index, entry.phase, entry.deadline_ms or 0)

@@ -1,0 +1,257 @@
+"""Every refusal has a story that reaches it, and a refusal changes nothing but the nonce."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+import tallystick.ledger
+from ledger_network import CLIENT, POLICY, VALIDATORS, Network, check_invariants, key, name
+from tallystick.canon.sealed import seal
+from tallystick.errors import Refused
+from tallystick.ledger import tasks
+from tallystick.ledger.execute import check_transaction, execute_block
+from tallystick.ledger.state import Account, Worker
+from tallystick.ledger.transactions import (
+    MAX_TRANSACTION_BYTES,
+    AnyBody,
+    Deposit,
+    Enroll,
+    Leave,
+    OpenTask,
+    Transfer,
+    Withdraw,
+    sign_transaction,
+)
+
+Story = Callable[[Network], tuple[str, AnyBody]]
+"""Prepares a network, which has an open task with ann in it, and says who asks for what in vain."""
+
+OFFER = OpenTask(name("spec"), name("initial"), 1, 4, 1000, POLICY)
+
+
+def with_policy(**terms: int) -> OpenTask:
+    return replace(OFFER, policy=replace(POLICY, **terms))
+
+
+def no_room_for_tasks(net: Network) -> tuple[str, AnyBody]:
+    net.state = replace(net.state, open_tasks=net.state.open_tasks * tasks.MAX_OPEN_TASKS)
+    return CLIENT, OFFER
+
+
+def no_room_for_workers(net: Network) -> tuple[str, AnyBody]:
+    crowd = {name("worker", i): Worker("suspended", 0) for i in range(tasks.MAX_WORKERS)}
+    task = replace(net.the_task(), workers=net.the_task().workers.update(crowd))
+    net.state = replace(net.state, tasks=net.state.tasks.set(task.id, task))
+    net.act("bob", Deposit(100))
+    return "bob", Enroll(net.task)
+
+
+def after_expiry(net: Network) -> tuple[str, AnyBody]:
+    net.wait(POLICY.expires_ms)
+    return "bob", Enroll(net.task)
+
+
+def after_being_caught(net: Network) -> tuple[str, AnyBody]:
+    net.commit("ann")
+    net.reveal("ann", {0: name("another")})
+    return "ann", Enroll(net.task)
+
+
+def another_index(net: Network) -> tuple[str, AnyBody]:
+    body = net.commit_body("ann", [0])
+    return "ann", replace(body, entries=[replace(body.entries[0], micro_batch=4)])
+
+
+def twice_in_one(net: Network) -> tuple[str, AnyBody]:
+    return "ann", net.commit_body("ann", [1, 1])
+
+
+def another_step(net: Network) -> tuple[str, AnyBody]:
+    return "ann", replace(net.commit_body("ann", [0]), step=1)
+
+
+def no_round_yet(net: Network) -> tuple[str, AnyBody]:
+    body = net.commit_body("ann", [0])
+    net.open_task()
+    return "ann", replace(body, task=net.task)
+
+
+def before_the_draw(net: Network) -> tuple[str, AnyBody]:
+    net.commit("ann")
+    net.act("ann", net.reveal_body("ann", [0, 1]))
+    return "v0", net.audit_body([0])
+
+
+def second_verdict(net: Network) -> tuple[str, AnyBody]:
+    net.contribute("ann")
+    net.audit("v0")
+    return "v0", net.audit_body([0])
+
+
+def outsider_audits(net: Network) -> tuple[str, AnyBody]:
+    net.contribute("ann")
+    return "bob", net.audit_body([0])
+
+
+def second_attestation(net: Network) -> tuple[str, AnyBody]:
+    net.contribute("ann")
+    net.audit("v0", "v1")
+    net.attest("v0")
+    return "v0", net.attest_body()
+
+
+STORIES: dict[str, list[Story]] = {
+    "zero_amount": [
+        lambda net: ("ann", Transfer(key("bob").identity, 0)),
+        lambda net: ("ann", Deposit(0)),
+        lambda net: ("ann", Withdraw(0)),
+    ],
+    "insufficient_balance": [
+        lambda net: ("ann", Transfer(key("bob").identity, 9_901)),
+        lambda net: ("ann", Deposit(9_901)),
+        lambda net: (CLIENT, replace(OFFER, reward=9_001)),
+    ],
+    "insufficient_stake": [
+        lambda net: ("ann", Withdraw(101)),
+        lambda net: ("bob", Enroll(net.task)),
+        lambda net: (VALIDATORS[0], Enroll(net.task)),  # its stake is with its office
+    ],
+    "stake_in_use": [lambda net: ("ann", Withdraw(1)), lambda net: ("v0", Withdraw(1))],
+    "bad_policy": [
+        lambda net: (CLIENT, with_policy(stake=0, forfeit=0)),
+        lambda net: (CLIENT, with_policy(forfeit=101)),
+        lambda net: (CLIENT, with_policy(audit_permille=0)),
+        lambda net: (CLIENT, with_policy(expires_ms=1_500)),
+    ],
+    "too_many_steps": [lambda net: (CLIENT, replace(OFFER, steps=tasks.MAX_STEPS + 1, reward=9_000))],
+    "reward_too_small": [
+        lambda net: (CLIENT, replace(OFFER, reward=4)),
+        lambda net: (CLIENT, replace(OFFER, reward=29)),  # 2 for three attestations
+        lambda net: (CLIENT, with_policy(validator_permille=1000)),
+    ],
+    "too_many_tasks": [no_room_for_tasks],
+    "no_such_task": [lambda net: ("bob", Enroll(name("nothing")))],
+    "task_closed": [after_expiry],
+    "already_enrolled": [lambda net: ("ann", Enroll(net.task))],
+    "ejected": [after_being_caught],
+    "task_full": [no_room_for_workers],
+    "not_enrolled": [lambda net: ("bob", Leave(net.task))],
+    "wrong_step": [another_step, no_round_yet],
+    "repeated_micro_batch": [twice_in_one],
+    "no_such_micro_batch": [another_index],
+    "not_assigned": [lambda net: ("bob", net.commit_body("bob", [0]))],
+    "wrong_phase": [lambda net: ("ann", net.reveal_body("ann", [0]))],
+    "not_drawn": [before_the_draw],
+    "already_judged": [second_verdict],
+    "not_validator": [outsider_audits, lambda net: ("bob", net.attest_body())],
+    "not_settled": [lambda net: ("v0", net.attest_body())],
+    "already_attested": [second_attestation],
+}
+AT_THE_DOOR = {"unknown_sender", "stale_nonce"}
+OF_DOCUMENTS = {"too_large", "malformed", "not_canonical", "repeated_validator", "too_much_money"}
+CASES = [(code, story) for code, stories in STORIES.items() for story in stories]
+
+
+@pytest.fixture
+def net() -> Network:
+    net = Network()
+    net.open_task()
+    net.enroll("ann")
+    return net
+
+
+@pytest.mark.parametrize(("code", "story"), CASES, ids=[f"{code}-{i}" for i, (code, _) in enumerate(CASES)])
+def test_it_is_refused_and_changes_only_the_nonce(net: Network, code: str, story: Story) -> None:
+    sender, body = story(net)
+    before, events = net.state, len(net.events)
+    result = net.send(sender, body)
+    assert result.code == code, result
+    assert result.reason and result.sender == key(sender).identity
+
+    identity = key(sender).identity
+    accounts = before.accounts.set(identity, replace(before.accounts[identity], nonce=net.nonce))
+    expected = replace(before, height=before.height + 1, time_ms=before.time_ms + 1, accounts=accounts)
+    assert net.state == expected
+    assert len(net.events) == events
+
+
+def test_every_refusal_of_the_rules_has_a_story() -> None:
+    sources = Path(tallystick.ledger.__file__).parent.glob("*.py")
+    codes = {code for path in sources for code in re.findall(r'Refused\(\s*"(\w+)"', path.read_text())}
+    assert codes == set(STORIES) | AT_THE_DOOR | OF_DOCUMENTS
+
+
+def test_a_replay_is_executed_once(net: Network) -> None:
+    raw = net.sign("ann", Transfer(key("bob").identity, 7))
+    first, second = net.block(raw, raw).results
+    assert (first.code, second.code, first.hash) == ("ok", "stale_nonce", second.hash)
+    assert net.block(raw).results[0].code == "stale_nonce"
+    assert net.account("bob").balance == 10_007
+
+
+def test_a_refused_transaction_cannot_be_replayed_when_it_would_succeed(net: Network) -> None:
+    raw = net.sign("bob", Enroll(net.task))
+    assert net.block(raw).results[0].code == "insufficient_stake"
+    net.act("bob", Deposit(100))
+    assert net.block(raw).results[0].code == "stale_nonce"
+
+
+def test_a_stranger_has_no_account_until_somebody_pays_it(net: Network) -> None:
+    raw = sign_transaction(key("zoe"), net.state.chain, 1, Transfer(key("bob").identity, 1))
+    assert net.block(raw).results[0].code == "unknown_sender"
+    assert key("zoe").identity not in net.state.accounts
+    net.act("ann", Transfer(key("zoe").identity, 5))
+    assert net.block(raw).results[0].code == "ok"
+    assert net.state.accounts[key("zoe").identity] == Account(balance=4, nonce=1)
+
+
+def test_a_signature_for_another_network_is_worth_nothing(net: Network) -> None:
+    raw = sign_transaction(key("ann"), "test-0000", 99, Transfer(key("bob").identity, 1))
+    before = net.state
+    (result,) = net.block(raw).results
+    assert (result.code, result.sender) == ("bad_signature", "")
+    assert net.state.accounts == before.accounts
+
+
+@pytest.mark.parametrize("code", ["too_large", "truncated", "malformed"])
+def test_what_is_no_transaction_has_a_result_and_no_effect(net: Network, code: str) -> None:
+    signed = net.sign("ann", Transfer(key("bob").identity, 1))
+    raw = {"too_large": bytes(MAX_TRANSACTION_BYTES + 1), "truncated": signed[:90], "malformed": misshapen(net)}[code]
+    before = net.state
+    assert net.block(raw).results[0].code == code
+    assert net.state.accounts == before.accounts
+
+
+def misshapen(net: Network) -> bytes:
+    """Signed with care, and nonsense."""
+    return seal(key("ann"), f"tallystick/{net.state.chain}/transaction", b"\xc1")
+
+
+def test_admission_checks_the_signature_the_sender_and_the_nonce(net: Network) -> None:
+    raw = net.sign("ann", Transfer(key("bob").identity, 7))
+    assert check_transaction(net.state, raw).sender == key("ann").identity
+    net.block(raw)
+    with pytest.raises(Refused, match="stale_nonce"):
+        check_transaction(net.state, raw)
+    with pytest.raises(Refused, match="unknown_sender"):
+        check_transaction(net.state, sign_transaction(key("zoe"), net.state.chain, 1, Deposit(1)))
+    with pytest.raises(Refused, match="bad_signature"):
+        check_transaction(net.state, raw[:-1] + bytes([raw[-1] ^ 1]))
+
+
+def test_one_stake_does_not_back_two_tasks(net: Network) -> None:
+    net.open_task()
+    assert net.send("ann", Enroll(net.task)).code == "insufficient_stake"
+    net.act("ann", Deposit(100))
+    net.act("ann", Enroll(net.task))
+    assert net.account("ann").locked == 200
+    check_invariants(net.state)
+
+
+@pytest.mark.parametrize(("height", "time_ms"), [(0, 2_000_000), (9, 2_000_000), (5, 1)])
+def test_blocks_out_of_order_are_a_mistake_of_the_engine(net: Network, height: int, time_ms: int) -> None:
+    with pytest.raises(ValueError, match="cannot follow"):
+        execute_block(net.state, height=height, time_ms=time_ms, beacon=b"", transactions=())

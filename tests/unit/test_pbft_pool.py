@@ -1,0 +1,132 @@
+"""Waiting transactions: in order, bounded, examined before they take memory, and not lost with one machine."""
+
+import pytest
+from pbft_cluster import FOUR, KEYS, Node, node, said, seal_message
+
+from tallystick.consensus.pbft.io import Connected, Effect, Examine, Examined, Received, Submitted, Tick
+from tallystick.consensus.pbft.limits import MAX_FORWARD_BYTES, MAX_POOL_TRANSACTIONS, MAX_RECENT
+from tallystick.consensus.pbft.messages import Forward
+from tallystick.consensus.pbft.pool import Pool
+from tallystick.errors import Refused
+
+PEER = KEYS[2]
+
+
+def forwarded(effects: list[Effect]) -> list[list[bytes]]:
+    return [message.transactions for message in said(FOUR, effects, Forward) if isinstance(message, Forward)]
+
+
+def backup() -> Node:
+    return node(FOUR, 1)
+
+
+def test_what_is_submitted_together_is_forwarded_together_and_in_order() -> None:
+    here = backup()
+    for i in range(5):
+        here.step(Submitted(b"%d" % i))
+    assert forwarded(here.tick()) == [[b"0", b"1", b"2", b"3", b"4"]]
+    assert forwarded(here.tick()) == []
+
+
+def test_a_message_of_transactions_is_bounded() -> None:
+    here = backup()
+    for i in range(20):
+        here.step(Submitted(bytes([i]) * 60_000))
+    batches = forwarded(here.tick())
+    assert sum(map(len, batches)) == 20
+    assert all(sum(map(len, batch)) <= MAX_FORWARD_BYTES for batch in batches)
+
+
+def test_a_transaction_submitted_twice_waits_once() -> None:
+    here = backup()
+    here.step(Submitted(b"one"))
+    here.step(Submitted(b"one"))
+    assert here.replica.waiting == 1
+    assert forwarded(here.tick()) == [[b"one"]]
+
+
+def test_what_waits_too_long_is_examined_again_and_then_forwarded_again_or_dropped() -> None:
+    here = backup()
+    here.step(Submitted(b"still good"))
+    here.step(Submitted(b"void by now"))
+    here.tick()
+    (examine,) = [effect for effect in here.replica.step(Tick(0, 1000)) if isinstance(effect, Examine)]
+    assert examine == Examine((b"still good", b"void by now"), again=True)
+    here.replica.step(Examined((b"still good",), ((b"void by now", "stale_nonce"),), again=True))
+    assert forwarded(here.replica.step(Tick(0, 1001))) == [[b"still good"]]
+    assert here.replica.waiting == 1
+    assert here.replica.rejections == {"stale_nonce": 1}
+
+
+def test_forwarded_transactions_take_memory_only_after_the_application_admits_them() -> None:
+    here = backup()
+    effects = here.replica.step(Received(PEER.identity, seal_message(PEER, FOUR, Forward(0, [b"good", b"bad"]))))
+    assert effects == [Examine((b"good", b"bad"), again=False)]
+    assert here.replica.waiting == 0
+    here.replica.step(Examined((b"good",), ((b"bad", "bad_signature"),), again=False))
+    assert here.replica.waiting == 1
+    assert here.replica.rejections == {"bad_signature": 1}
+
+
+def test_known_transactions_are_not_examined_and_not_forwarded_on() -> None:
+    here = backup()
+    here.receive(PEER, seal_message(PEER, FOUR, Forward(0, [b"one"])))
+    assert here.receive(PEER, seal_message(PEER, FOUR, Forward(0, [b"one"]))) == []
+    assert forwarded(here.tick()) == []
+
+
+def test_two_copies_examined_at_once_do_not_start_a_storm() -> None:
+    here = backup()
+    here.replica.step(Examined((b"one",), (), again=False))
+    here.replica.step(Examined((b"one",), (), again=False))
+    assert forwarded(here.tick()) == []
+
+
+def test_a_relayed_transaction_is_forwarded_by_us_if_its_first_holder_seems_gone() -> None:
+    here = backup()
+    here.receive(PEER, seal_message(PEER, FOUR, Forward(0, [b"one"])))
+    assert forwarded(here.tick(later_ms=2000)) == []
+    assert forwarded(here.tick(later_ms=3000) + here.tick()) == [[b"one"]]
+
+
+def test_a_peer_that_comes_back_is_told_what_waits() -> None:
+    here = backup()
+    here.step(Submitted(b"ours"))
+    here.receive(PEER, seal_message(PEER, FOUR, Forward(0, [b"relayed"])))
+    here.tick()
+    assert forwarded(here.step(Connected(KEYS[0].identity))) == [[b"ours", b"relayed"]]
+
+
+def test_a_full_pool_refuses_and_says_so() -> None:
+    pool = Pool()
+    for i in range(MAX_POOL_TRANSACTIONS):
+        pool.add(b"%d" % i, 0, ours=True)
+    with pytest.raises(Refused, match="mempool_full"):
+        pool.add(b"one more", 0, ours=True)
+    pool.drop(b"0")
+    assert pool.add(b"one more", 0, ours=True)
+
+
+def test_the_pool_is_bounded_in_bytes() -> None:
+    pool = Pool()
+    with pytest.raises(Refused, match="mempool_full"):
+        for i in range(1000):
+            pool.add(i.to_bytes(2) * 32_000, 0, ours=True)
+    assert pool.size <= 32 * 1024 * 1024
+    pool.committed([entry.transaction for entry in pool.waiting.values()])
+    assert pool.size == 0
+
+
+@pytest.mark.parametrize("size", [0, 65_537])
+def test_a_transaction_of_no_admitted_size_is_refused(size: int) -> None:
+    with pytest.raises(Refused, match="bad_transaction_size"):
+        backup().step(Submitted(bytes(size)))
+
+
+def test_a_committed_transaction_is_no_news_and_memory_of_it_is_bounded() -> None:
+    pool = Pool()
+    pool.committed([b"%d" % i for i in range(MAX_RECENT + 10)])
+    assert len(pool.recent) == MAX_RECENT
+    assert not pool.knows(b"9")
+    assert pool.knows(b"10")
+    assert not pool.add(b"10", 0, ours=True)

@@ -1,0 +1,262 @@
+"""Proof directories: what is written, and what is refused before it can do harm."""
+
+import os
+import resource
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import pytest
+import torch
+
+from proof_samples import ATTACKER, PROVER, STEPS, forge, nudged, sample
+from tallystick.canon.encoding import to_json
+from tallystick.canon.hashing import blob_name
+from tallystick.canon.identity import IDENTITY_BYTES
+from tallystick.errors import Refused
+from tallystick.proof import directory as d
+from tallystick.proof import manifest as m
+from tallystick.proof.directory import ProofExistsError, read_proof
+from tallystick.proof.manifest import FileName, Statement, open_statement, sign_statement
+from tallystick.proof.verify import verify
+
+FILES: list[str] = sorted([*m.REQUIRED, m.TEST, m.MANIFEST, m.SIGNATURE])
+
+
+@pytest.fixture
+def proof(tmp_path: Path) -> Path:
+    path = tmp_path / "proof"
+    sample().write(path)
+    return path
+
+
+def refusal(path: Path) -> str:
+    """The code for which the proof is refused, as a reader and as a verdict."""
+    with pytest.raises(Refused) as caught:
+        read_proof(path)
+    verdict = verify(path)
+    assert (verdict.outcome, verdict.code, verdict.exit_code) == ("could_not_check", caught.value.code, 1)
+    return caught.value.code
+
+
+def test_a_proof_round_trips(proof: Path) -> None:
+    run, found = sample(), read_proof(proof)
+    assert sorted(path.name for path in proof.iterdir()) == FILES
+    assert (found.prover, found.manifest.network, found.manifest.task) == (PROVER.identity, "testnet", "0" * 64)
+    assert (found.spec, found.program) == (run.training.spec, run.training.program)
+    assert tuple(link.entry for link in found.links) == run.entries and len(found.links) == STEPS
+    for have, want in ((found.initial, run.initial), (found.final, run.final), (found.train, run.training.records)):
+        assert have.keys() == want.keys() and all(torch.equal(have[name], want[name]) for name in want)
+
+
+def test_the_same_run_gives_the_same_bytes(proof: Path, tmp_path: Path) -> None:
+    sample().write(tmp_path / "again")
+    for name in FILES:
+        assert (proof / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
+
+
+def test_what_write_returns_is_what_read_returns(tmp_path: Path) -> None:
+    written = sample().write(tmp_path / "proof")
+    assert written.manifest == read_proof(tmp_path / "proof").manifest
+
+
+def test_a_proof_needs_no_test_set(tmp_path: Path) -> None:
+    spec = msgspec.structs.replace(sample().training.spec, test=None)
+    run = replace(sample(), training=replace(sample().training, spec=spec), test=None)
+    assert run.write(tmp_path / "proof").test is None
+    assert not (tmp_path / "proof" / m.TEST).exists()
+
+
+def test_an_empty_directory_is_filled(tmp_path: Path) -> None:
+    (tmp_path / "proof").mkdir()
+    sample().write(tmp_path / "proof")
+    assert verify(tmp_path / "proof").outcome == "verified"
+
+
+def test_nothing_is_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.tex").touch()
+    (tmp_path / "file").touch()
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "empty")
+    before = sorted(os.listdir(tmp_path))
+    for name in ("full", "file", "link"):
+        with pytest.raises(ProofExistsError, match=name):
+            sample().write(tmp_path / name)
+    assert sorted(os.listdir(tmp_path)) == before and list((tmp_path / "empty").iterdir()) == []
+
+
+def test_a_directory_that_fills_up_meanwhile_is_not_overwritten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "proof"
+
+    def read_late(draft: Path) -> d.Proof:
+        path.mkdir()
+        (path / "other").touch()
+        return read_proof(draft)
+
+    monkeypatch.setattr(d, "read_proof", read_late)
+    with pytest.raises(ProofExistsError):
+        sample().write(path)
+    assert os.listdir(tmp_path) == ["proof"] and os.listdir(path) == ["other"]
+
+
+def test_what_its_reader_would_refuse_is_not_written(tmp_path: Path) -> None:
+    minus_zero = {**sample().final, "parameter/0.bias": torch.full((8,), -0.0)}
+    with pytest.raises(Refused) as caught:
+        replace(sample(), final=minus_zero).write(tmp_path / "proof")
+    assert caught.value.code == "not_canonical"
+    with pytest.raises(Refused):
+        replace(sample(), entries=()).write(tmp_path / "proof")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_flipped_bit_anywhere_is_refused(proof: Path, name: str) -> None:
+    data = (proof / name).read_bytes()
+    code = "bad_signature" if name == m.SIGNATURE else "wrong_digest"
+    for place in {0, 7, 40, len(data) // 2, len(data) - 1}:
+        (proof / name).write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
+        assert refusal(proof) == code
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_that_is_longer_or_shorter_is_refused(proof: Path, name: str) -> None:
+    data = (proof / name).read_bytes()
+    for changed in (data + b"\0", data[:-1], b""):
+        (proof / name).write_bytes(changed)
+        assert refusal(proof) in {"wrong_digest", "bad_signature", "too_large", "truncated"}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_missing_file_is_refused(proof: Path, name: str) -> None:
+    (proof / name).unlink()
+    assert refusal(proof) == "missing"
+
+
+def test_what_is_not_a_directory_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "empty").mkdir()
+    assert refusal(tmp_path / "nowhere") == "missing"
+    assert refusal(tmp_path / "file") == "unreadable"
+    assert refusal(tmp_path / "empty") == "missing"
+
+
+def as_link(path: Path) -> None:
+    """A link to the very same bytes, outside of the proof."""
+    outside = path.parent.parent / "outside"
+    shutil.move(path, outside)
+    path.symlink_to(outside)
+
+
+def as_dangling_link(path: Path) -> None:
+    path.unlink()
+    path.symlink_to("/nowhere")
+
+
+def as_directory(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def as_pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("replace_by", [as_link, as_dangling_link, as_directory, as_pipe])
+def test_only_regular_files_are_read(proof: Path, name: str, replace_by: Callable[[Path], None]) -> None:
+    replace_by(proof / name)
+    assert refusal(proof) == "not_a_file"
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_huge_sparse_file_is_refused_without_reading_it(proof: Path, name: str) -> None:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    os.truncate(proof / name, 2**40)
+    assert refusal(proof) == "too_large"
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64 * 1024  # in KiB
+
+
+@pytest.mark.parametrize("name", sorted({*m.REQUIRED, m.TEST}))
+def test_a_huge_file_that_was_signed_is_refused_without_reading_it(proof: Path, name: FileName) -> None:
+    """The attacker signs sizes that fit the files; the limits are the reader's own."""
+    manifest = read_proof(proof).manifest
+    os.truncate(proof / name, 2**40)
+    files = [msgspec.structs.replace(f, size=2**40) if f.name == name else f for f in manifest.files]
+    sign_listing(proof, to_json(msgspec.structs.replace(manifest, files=files)))
+    assert refusal(proof) == "too_large"
+
+
+def sign_listing(proof: Path, listed: bytes) -> None:
+    (proof / m.MANIFEST).write_bytes(listed)
+    (proof / m.SIGNATURE).write_bytes(sign_statement(ATTACKER, Statement(blob_name(listed), "0" * 64, "0" * 64)))
+
+
+def test_another_key_cannot_take_over_a_signature(proof: Path) -> None:
+    data = (proof / m.SIGNATURE).read_bytes()
+    (proof / m.SIGNATURE).write_bytes(bytes.fromhex(ATTACKER.identity) + data[IDENTITY_BYTES:])
+    assert refusal(proof) == "bad_signature"
+
+
+def test_an_old_signature_does_not_cover_a_new_manifest(proof: Path) -> None:
+    signature = (proof / m.SIGNATURE).read_bytes()
+    forge(proof, {})
+    (proof / m.SIGNATURE).write_bytes(signature)
+    listed = (proof / m.MANIFEST).read_bytes().replace(b"testnet", b"mainnet")
+    (proof / m.MANIFEST).write_bytes(listed)
+    assert refusal(proof) == "wrong_digest"
+
+
+def test_a_signature_for_another_purpose_is_refused(proof: Path) -> None:
+    _, statement = open_statement((proof / m.SIGNATURE).read_bytes())
+    (proof / m.SIGNATURE).write_bytes(m.seal(PROVER, "tallystick/other", to_json(statement)))
+    assert refusal(proof) == "bad_signature"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "code"),
+    [
+        (b'"spec.json"', b'"../etc/passwd"', "malformed"),
+        (b'"spec.json"', b'"program.json"', "bad_manifest"),
+        (b'"test.safetensors"', b'"train.safetensors"', "bad_manifest"),
+        (b"tallystick-proof-v1", b"tallystick-proof-v2", "malformed"),
+        (b'"network":"testnet"', b'"network":"' + b"n" * 129 + b'"', "malformed"),
+        (b'{"format"', b'{ "format"', "not_canonical"),
+        (b'"task"', b'"tsk"', "malformed"),
+    ],
+)
+def test_a_signed_manifest_is_read_strictly(proof: Path, old: bytes, new: bytes, code: str) -> None:
+    listed = (proof / m.MANIFEST).read_bytes()
+    assert old in listed
+    sign_listing(proof, listed.replace(old, new))
+    assert refusal(proof) == code
+
+
+def test_a_test_file_is_there_exactly_if_the_specification_has_a_test_set(proof: Path) -> None:
+    (proof / m.TEST).unlink()
+    forge(proof, {})
+    assert refusal(proof) == "bad_manifest"
+
+
+@pytest.mark.parametrize("value", [-0.0, float("nan"), float("inf"), 1e-40])
+def test_signed_tensors_outside_of_the_arithmetic_are_refused(proof: Path, value: float) -> None:
+    odd = {**sample().final, "parameter/0.bias": torch.full((8,), value)}
+    forge(proof, {m.FINAL: d.to_blob(odd)})
+    assert refusal(proof) == "not_canonical"
+
+
+def test_signed_tensors_of_another_model_are_refused(proof: Path) -> None:
+    final = dict(nudged(sample().final, "parameter/0.bias"))
+    final["parameter/9.bias"] = final.pop("parameter/0.bias")
+    forge(proof, {m.FINAL: d.to_blob(final)})
+    assert refusal(proof) == "wrong_tensors"
+
+
+def test_files_beside_a_proof_are_ignored(proof: Path) -> None:
+    (proof / "README").write_text("how this was made")
+    assert verify(proof).outcome == "verified"
