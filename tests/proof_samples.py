@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from tallystick.canon.encoding import from_json, to_json
 from tallystick.canon.hashing import blob_name
@@ -75,7 +75,7 @@ def sample_of(seed: int) -> Sample:
 def run_sample(model: nn.Module, train: Tensors, test: Tensors | None, rate: str = "0.1") -> Sample:
     optimizer = SGD(momentum=0.9)
     example = {name: value[:MICRO_BATCH_SIZE] for name, value in train.items()}
-    loss = nn.functional.mse_loss if train["y"].is_floating_point() else nn.functional.cross_entropy
+    loss = _squares if train["y"].is_floating_point() else nn.functional.cross_entropy
     program = trace(model, loss, optimizer, example)
     encoded = encode_program(program)
     spec = TrainingSpec(
@@ -96,6 +96,10 @@ def run_sample(model: nn.Module, train: Tensors, test: Tensors | None, rate: str
     training = prepare_training(spec, program, train)
     final, entries = record(training, initial)
     return Sample(training, encoded, initial, final, test, entries)
+
+
+def _squares(output: Tensor, target: Tensor) -> Tensor:
+    return ((output - target) * (output - target)).mean()
 
 
 def _records(count: int) -> Tensors:

@@ -17,12 +17,12 @@ def run_chaos_then_heal(n: int, seed: int, transactions: int) -> Simulation:
     return simulation
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", range(40))
 def test_four_nodes_agree_under_chaos_and_execute_everything_once_it_is_over(seed: int) -> None:
     run_chaos_then_heal(4, seed, transactions=40)
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(10))
 def test_seven_nodes_agree_under_chaos_and_execute_everything_once_it_is_over(seed: int) -> None:
     run_chaos_then_heal(7, 1000 + seed, transactions=15)
 

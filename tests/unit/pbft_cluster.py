@@ -48,9 +48,9 @@ def group_of(n: int, chain: str = "test", epoch: int = 0) -> Group:
 FOUR = group_of(4)
 
 
-def block_on(group: Group, parent: bytes | None = None, **changes: object) -> bytes:
-    """An encoded first block (or child of `parent`) by validator 0, with `changes` to its fields."""
-    block = Block(1, parent or group.genesis, NOW_MS, group.validators[0], [b"transaction"])
+def block_on(group: Group, head: bytes | None = None, **changes: object) -> bytes:
+    """An encoded first block (or child of `head`) by validator 0, with `changes` to its fields."""
+    block = Block(1, head or group.genesis, NOW_MS, group.validators[0], [b"transaction"])
     return encode_block(replace_fields(block, changes))
 
 

@@ -225,6 +225,12 @@ def test_what_is_no_transaction_has_a_result_and_no_effect(net: Network, code: s
     assert net.state.accounts == before.accounts
 
 
+@pytest.mark.parametrize("name_", [key("bob").identity + "\n", key("bob").identity.upper(), "../bob", ""])
+def test_what_is_not_quite_a_name_is_refused(net: Network, name_: str) -> None:
+    """Names become file names and hash inputs, so they have one spelling."""
+    assert net.send("ann", Transfer(name_, 1)).code == "malformed"
+
+
 def misshapen(net: Network) -> bytes:
     """Signed with care, and nonsense."""
     return seal(key("ann"), f"tallystick/{net.state.chain}/transaction", b"\xc1")

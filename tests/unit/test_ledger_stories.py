@@ -114,6 +114,17 @@ def test_a_wrong_contribution_costs_the_stake_rewards_the_finders_and_is_redone(
     check_invariants(net.state)
 
 
+def test_a_liar_among_the_validators_takes_no_part_of_the_finders_reward() -> None:
+    net = working("eve", micro_batches=1)
+    net.commit("eve", {0: LIE})
+    net.reveal("eve", {0: LIE})
+    net.audit("v3", verdict=lambda _: name("another lie"))
+    net.audit("v0", "v1")
+    found, false = net.seen(Slashed)
+    assert [net.who(finder) for finder in found.finders] == ["v0", "v1"]
+    assert (net.who(false.party), false.reason, false.burned) == ("v3", "false_audit", 100)
+
+
 def test_who_is_caught_loses_what_it_did_unaudited_too() -> None:
     """With half of the work drawn, the other half of a cheater's would go into the model unseen."""
     net = working("ann", "eve", policy=replace(POLICY, audit_permille=500), micro_batches=32)
@@ -197,6 +208,16 @@ def test_who_commits_and_then_withholds_forfeits_once_and_may_come_back() -> Non
     check_invariants(net.state)
     net.play_step("ann")
     assert net.round().step == 1 and net.work_of("eve")
+
+
+def test_who_is_late_with_both_is_suspended_once() -> None:
+    net = working("eve")
+    net.wait(499)
+    net.act("eve", net.commit_body("eve", [0, 1]))
+    net.wait(500)
+    assert [missed.what for missed in net.seen(Missed)] == ["reveal", "commit"]
+    (suspended,) = net.seen(Suspended)
+    assert (suspended.reason, net.account("eve").stake) == ("missed_reveal", 70)
 
 
 def test_what_cannot_be_fetched_counts_as_not_revealed() -> None:
@@ -338,6 +359,22 @@ def test_the_audit_is_drawn_with_the_block_of_the_last_reveal() -> None:
         assert len(net.round().drawn) == 8
         draws.add(net.round().drawn)
     assert len(draws) == 4
+
+
+def test_work_is_dealt_anew_by_the_digest_of_the_block_that_set_it_free() -> None:
+    """So nobody can arrange in advance whose work it will inherit."""
+    net = working("ann", "bob", "eve", micro_batches=32)
+    net.commit("ann")
+    net.commit("bob")
+    left, before, deals = net.work_of("eve"), net.state, set()
+    due = before.tasks[net.task].opened_ms
+    for ms in range(1_010, 1_014):
+        net.state = before
+        for who in ("ann", "bob"):
+            net.reveal(who)
+        net.wait(due + ms - net.state.time_ms)
+        deals.add(tuple(net.assignment(index).worker for index in left))
+    assert len(left) >= 10 and len(deals) == 4
 
 
 def test_a_round_opens_with_the_digest_of_its_block_as_beacon(net: Network) -> None:

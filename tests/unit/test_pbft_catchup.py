@@ -13,12 +13,11 @@ from pbft_cluster import (
     node,
     said,
     saved,
-    seal_message,
 )
 
 from tallystick.consensus.pbft.io import Connected, Effect, Send
 from tallystick.consensus.pbft.limits import MAX_BLOCKS_PER_ANSWER
-from tallystick.consensus.pbft.messages import Blocks, CertifiedBlock, Fetch, Status
+from tallystick.consensus.pbft.messages import Blocks, CertifiedBlock, Fetch, Status, seal_message
 
 LONG = MAX_BLOCKS_PER_ANSWER + 6
 CHAIN = chain_of(FOUR, LONG)

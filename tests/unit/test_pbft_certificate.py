@@ -1,11 +1,11 @@
 """A certificate convinces anybody who knows the group, and nothing less than a quorum's commits does."""
 
 import pytest
-from pbft_cluster import FOUR, KEYS, STRANGER, block_on, certify, commit, group_of, prepare, seal_message
+from pbft_cluster import FOUR, KEYS, STRANGER, block_on, certify, commit, group_of, prepare
 
 from tallystick.consensus.pbft import Group, verify_certificate
 from tallystick.consensus.pbft.certificate import make_certificate
-from tallystick.consensus.pbft.messages import Commit, PrePrepare
+from tallystick.consensus.pbft.messages import Commit, PrePrepare, seal_message
 from tallystick.errors import Refused
 
 BLOCK = block_on(FOUR)

@@ -1,11 +1,11 @@
 """Waiting transactions: in order, bounded, examined before they take memory, and not lost with one machine."""
 
 import pytest
-from pbft_cluster import FOUR, KEYS, Node, node, said, seal_message
+from pbft_cluster import FOUR, KEYS, Node, node, said
 
 from tallystick.consensus.pbft.io import Connected, Effect, Examine, Examined, Received, Submitted, Tick
 from tallystick.consensus.pbft.limits import MAX_FORWARD_BYTES, MAX_POOL_TRANSACTIONS, MAX_RECENT
-from tallystick.consensus.pbft.messages import Forward
+from tallystick.consensus.pbft.messages import Forward, seal_message
 from tallystick.consensus.pbft.pool import Pool
 from tallystick.errors import Refused
 

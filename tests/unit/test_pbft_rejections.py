@@ -56,7 +56,7 @@ def sealed_inside(vote: Message, signer: Key = PRIMARY) -> bytes:
 
 
 def proposing(**changes: object) -> bytes:
-    return proposal(FOUR, PRIMARY, block_on(FOUR, **changes))
+    return proposal(FOUR, PRIMARY, block_on(FOUR, None, **changes))
 
 
 WRONG: dict[str, list[tuple[Key, bytes]]] = {

@@ -15,7 +15,7 @@ from tallystick.consensus.pbft.limits import MAX_FRAME_BYTES
 from tallystick.errors import Refused
 from tallystick.network.inbox import MAX_WAITING_BYTES, Inbox
 from tallystick.network.peers import MAX_QUEUED_BYTES, Peers, Validator, split_address
-from tallystick.network.tls import client_context, make_certificate, pinned_form
+from tallystick.network.tls import client_context, make_certificate, pinned_form, server_context
 
 KEYS = [Key.from_seed(bytes([i]) * 32) for i in range(3)]
 A, B = KEYS[0], KEYS[1]
@@ -73,7 +73,7 @@ async def dial(key: Key, validator: Validator) -> tuple[asyncio.StreamReader, as
 
 
 async def closed(reader: asyncio.StreamReader) -> bool:
-    """Waits for the other side to close, by alert, reset or end of stream."""
+    """Waits for the other side to close, by alert, reset or end of stream; whether it said nothing before."""
     try:
         return await reader.read() == b""
     except OSError:
@@ -191,14 +191,22 @@ def test_a_peer_that_died_is_reached_again_when_it_is_back() -> None:
 def test_a_validator_that_answers_at_anothers_address_is_not_talked_to() -> None:
     async def scenario(validators: list[Validator]) -> None:
         here, there = validators
-        misled = [here, Validator(KEYS[2].identity, there.address, make_certificate(KEYS[2])), there]
-        a = Side(A, misled)
-        async with running(Side(B, misled)), running(a):
-            assert await a.reached.get() == B.identity
-            while not a.peers.rejections:
-                await asyncio.wait(asyncio.all_tasks(), timeout=0.01, return_when=asyncio.FIRST_COMPLETED)
-            assert a.peers.rejections == {"wrong_peer": 1}
-            assert a.peers.connected == (B.identity,)
+        misled = Side(A, [here, Validator(KEYS[2].identity, there.address, make_certificate(KEYS[2])), there])
+        silent: asyncio.Queue[bool] = asyncio.Queue()
+
+        async def listen(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            silent.put_nowait(await closed(reader))
+            await hang_up(writer)
+
+        context = server_context(B, [here.certificate])
+        server = await asyncio.start_server(listen, *split_address(there.address), ssl=context)
+        async with running(misled):
+            assert await silent.get(), "it hangs up without a word"
+            assert misled.peers.rejections == {"wrong_peer": 1}
+            assert misled.reached.get_nowait() == B.identity
+            assert misled.peers.connected == (B.identity,)
+        assert await silent.get()
+        server.close()
 
     on_loopback(scenario)
 

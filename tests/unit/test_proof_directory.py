@@ -15,7 +15,9 @@ from proof_samples import ATTACKER, PROVER, STEPS, forge, nudged, sample
 from tallystick.canon.encoding import to_json
 from tallystick.canon.hashing import blob_name
 from tallystick.canon.identity import IDENTITY_BYTES
+from tallystick.canon.sealed import seal
 from tallystick.errors import Refused
+from tallystick.program.tensors import to_blob
 from tallystick.proof import directory as d
 from tallystick.proof import manifest as m
 from tallystick.proof.directory import ProofExistsError, read_proof
@@ -25,11 +27,16 @@ from tallystick.proof.verify import verify
 FILES: list[str] = sorted([*m.REQUIRED, m.TEST, m.MANIFEST, m.SIGNATURE])
 
 
-@pytest.fixture
-def proof(tmp_path: Path) -> Path:
-    path = tmp_path / "proof"
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("written") / "proof"
     sample().write(path)
     return path
+
+
+@pytest.fixture
+def proof(written: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(written, tmp_path / "proof"))
 
 
 def refusal(path: Path) -> str:
@@ -214,7 +221,7 @@ def test_an_old_signature_does_not_cover_a_new_manifest(proof: Path) -> None:
 
 def test_a_signature_for_another_purpose_is_refused(proof: Path) -> None:
     _, statement = open_statement((proof / m.SIGNATURE).read_bytes())
-    (proof / m.SIGNATURE).write_bytes(m.seal(PROVER, "tallystick/other", to_json(statement)))
+    (proof / m.SIGNATURE).write_bytes(seal(PROVER, "tallystick/other", to_json(statement)))
     assert refusal(proof) == "bad_signature"
 
 
@@ -246,14 +253,14 @@ def test_a_test_file_is_there_exactly_if_the_specification_has_a_test_set(proof:
 @pytest.mark.parametrize("value", [-0.0, float("nan"), float("inf"), 1e-40])
 def test_signed_tensors_outside_of_the_arithmetic_are_refused(proof: Path, value: float) -> None:
     odd = {**sample().final, "parameter/0.bias": torch.full((8,), value)}
-    forge(proof, {m.FINAL: d.to_blob(odd)})
+    forge(proof, {m.FINAL: to_blob(odd)})
     assert refusal(proof) == "not_canonical"
 
 
 def test_signed_tensors_of_another_model_are_refused(proof: Path) -> None:
     final = dict(nudged(sample().final, "parameter/0.bias"))
     final["parameter/9.bias"] = final.pop("parameter/0.bias")
-    forge(proof, {m.FINAL: d.to_blob(final)})
+    forge(proof, {m.FINAL: to_blob(final)})
     assert refusal(proof) == "wrong_tensors"
 
 

@@ -83,7 +83,7 @@ def test_a_transcript_over_the_limit_is_refused(monkeypatch: pytest.MonkeyPatch)
         (b'"step":0', b'"step":0,"step":0', "not_canonical"),
         (b'"step":0', b'"step":-0', "not_canonical"),
         (b'"step":0', b'"step":-1', "malformed"),
-        (b'"loss":-5', b'"loss":-5.0', "not_canonical"),
+        (b'"loss":-5', b'"loss":-5.5', "malformed"),
         (b'"loss":-5', b'"loss":1' + b"0" * 30, "malformed"),
         (b'"loss":-5', b'"loss":-5,"note":1', "malformed"),
         (b"aa" * 32, b"AA" * 32, "malformed"),

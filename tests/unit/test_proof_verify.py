@@ -1,12 +1,14 @@
 """Verdicts: honest proofs are verified, false ones are named where they are false."""
 
+import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from proof_samples import (
     ATTACKER,
@@ -22,13 +24,15 @@ from proof_samples import (
     sample_of,
 )
 from tallystick.canon.hashing import blob_name
+from tallystick.exact.kernels import KERNELS
 from tallystick.program.graph import encode_program
-from tallystick.program.spec import encode_spec
+from tallystick.program.optimizers import Tensors
+from tallystick.program.spec import ConstantRate, encode_spec
 from tallystick.program.tensors import to_blob
-from tallystick.program.training import accuracy, mean_loss
+from tallystick.program.training import accuracy, initial_state, mean_loss, train_step
 from tallystick.proof import manifest as m
 from tallystick.proof.directory import Proof, read_proof
-from tallystick.proof.recording import record
+from tallystick.proof.recording import entry_for, record
 from tallystick.proof.roots import STATE, records_root, root_from_digests, state_root, tensor_digests
 from tallystick.proof.transcript import Entry, encode_transcript
 from tallystick.proof.verdict import Verdict
@@ -37,11 +41,16 @@ from tallystick.proof.verify import verify
 OTHER = "f" * 64
 
 
-@pytest.fixture
-def proof(tmp_path: Path) -> Path:
-    path = tmp_path / "proof"
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("written") / "proof"
     sample().write(path)
     return path
+
+
+@pytest.fixture
+def proof(written: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(written, tmp_path / "proof"))
 
 
 def mismatch(path: Path) -> Verdict:
@@ -266,48 +275,82 @@ def test_a_flipped_label_is_named(proof: Path, name: m.FileName, code: str) -> N
     assert (verdict.code, verdict.found) == (code, records_root(relabeled))
 
 
-def forge_initial(path: Path, initial: dict[str, torch.Tensor]) -> None:
-    """Specifies another initial state and proves the run from it as if it were honest."""
+def forge_start(path: Path, initial: Tensors, final: Tensors, entries: Sequence[Entry], **changes: object) -> None:
+    """Specifies another start (and `changes`), claims a run from it and makes everything fit."""
     honest = read_proof(path)
-    spec = msgspec.structs.replace(honest.spec, initial_root=state_root(initial, 0))
-    encoded = encode_spec(spec)
-    final, entries = record(sample().training, initial)
-    claimed = msgspec.structs.replace(spec)
-    forge(path, {m.SPEC: encoded, m.INITIAL: to_blob(initial), m.FINAL: to_blob(final)})
-    forged = Proof(**{**vars(honest), "spec_name": blob_name(encoded), "spec": claimed})
-    forge(path, {m.TRANSCRIPT: rechained(forged, entries)})
+    spec = msgspec.structs.replace(honest.spec, initial_root=state_root(initial, 0), **changes)
+    forged = replace(honest, spec=spec, spec_name=blob_name(encode_spec(spec)))
+    files: dict[m.FileName, bytes] = {m.SPEC: encode_spec(spec), m.TRANSCRIPT: rechained(forged, entries)}
+    forge(path, {**files, m.INITIAL: to_blob(initial), m.FINAL: to_blob(final)})
 
 
 def test_a_chosen_exponent_with_which_training_stands_still_is_named(proof: Path) -> None:
     name = "exponent/0.weight"
-    forge_initial(proof, {**sample().initial, name: torch.tensor(60, dtype=torch.int32)})
+    initial = {**sample().initial, name: torch.tensor(60, dtype=torch.int32)}
+    forge_start(proof, initial, *record(sample().training, initial))
     verdict = mismatch(proof)
     assert (verdict.code, verdict.tensor, verdict.found) == ("wrong_exponent", name, "60")
     assert verdict.expected == str(int(sample().initial[name]))
 
 
-def test_a_proof_about_another_start_is_a_proof_of_another_specification(proof: Path) -> None:
-    """Any start can be specified; the verdict says which specification was proved."""
+def test_a_proof_from_another_start_is_a_proof_of_another_specification(proof: Path) -> None:
+    """Any start can be specified, momentum included; the verdict says which specification was proved."""
     before = verify(proof).spec
-    forge_initial(proof, nudged(sample().initial, "slot/momentum/0.bias"))
+    initial = {**sample().initial, "slot/momentum/0.bias": torch.full((8,), 0.5)}
+    forge_start(proof, initial, *record(sample().training, initial))
     verdict = verify(proof)
     assert verdict.outcome == "verified" and verdict.spec != before
 
 
 def test_a_run_that_diverges_is_a_mismatch(proof: Path) -> None:
-    """The program's step size is pushed past float32 by a rate that the specification admits."""
-    honest = read_proof(proof)
-    rate = msgspec.structs.replace(honest.spec.learning_rate, rate="999999999")
-    spec = msgspec.structs.replace(honest.spec, learning_rate=rate)
-    big = {name: value * 1e30 if name == "parameter/2.weight" else value for name, value in honest.initial.items()}
-    spec = msgspec.structs.replace(spec, initial_root=state_root(big, 0))
-    forged = Proof(**{**vars(honest), "spec_name": blob_name(encode_spec(spec)), "spec": spec})
-    entries = [link.entry for link in honest.links]
-    files: dict[m.FileName, bytes] = {m.SPEC: encode_spec(spec), m.INITIAL: to_blob(big)}
-    forge(proof, {**files, m.TRANSCRIPT: rechained(forged, entries)})
+    """The first step of the specified training has a result and the second has none, whatever the transcript says."""
+    rate = ConstantRate("999999999")
+    training = sample().training
+    training = replace(training, spec=msgspec.structs.replace(training.spec, learning_rate=rate))
+    parameters = {name: sample().initial[f"parameter/{name}"] * 1e15 for name in training.parameters}
+    slots = {name: sample().initial[f"slot/{name}"] for name in training.slots}
+    initial = initial_state(training, parameters, slots)
+    entries = [entry_for(0, *train_step(training, initial, 0)), *sample().entries[1:]]
+    forge_start(proof, initial, sample().final, entries, learning_rate=rate)
     verdict = mismatch(proof)
-    assert verdict.code == "not_finite" and verdict.step is not None
+    assert (verdict.code, verdict.step, verdict.steps) == ("not_finite", 1, 1)
     assert "infinity or a NaN" in verdict.reason
+
+
+def test_a_start_without_a_gradient_is_a_mismatch(proof: Path) -> None:
+    initial = {name: value * 1e30 if value.is_floating_point() else value for name, value in sample().initial.items()}
+    forge_start(proof, initial, sample().final, sample().entries)
+    assert (mismatch(proof).code, mismatch(proof).steps) == ("not_finite", 0)
+
+
+def test_records_on_which_the_program_cannot_run_are_not_checked(proof: Path) -> None:
+    """A label past the last class: torch raises, and the verdict says that the run cannot be executed again."""
+    records = {**sample().training.records, "y": torch.full((24,), 99)}
+    data = msgspec.structs.replace(sample().training.spec.train, root=records_root(records))
+    forge_start(proof, sample().initial, sample().final, sample().entries, train=data)
+    forge(proof, {m.TRAIN: to_blob(records)})
+    verdict = verify(proof)
+    assert (verdict.outcome, verdict.exit_code, verdict.prover) == ("could_not_check", 1, ATTACKER.identity)
+    assert verdict.code == "index_out_of_range"
+
+
+def test_a_machine_on_which_an_operator_fails_cannot_check(proof: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stands for an allocation that fails in the middle of a step."""
+
+    def fail(x: Tensor) -> Tensor:
+        if not x.is_meta:
+            raise RuntimeError("DefaultCPUAllocator: not enough memory\nmore")
+        return x
+
+    monkeypatch.setitem(KERNELS, "aten.relu.default", fail)
+    verdict = verify(proof)
+    assert (verdict.outcome, verdict.code, verdict.exit_code) == ("could_not_check", "not_executable", 1)
+    assert verdict.reason.endswith("RuntimeError: DefaultCPUAllocator: not enough memory")
+
+
+def test_a_program_that_does_not_fit_its_data_is_not_checked(proof: Path) -> None:
+    forge_start(proof, sample().initial, sample().final, sample().entries, micro_batches=4096)
+    assert (verify(proof).outcome, verify(proof).code) == ("could_not_check", "bad_spec")
 
 
 def test_a_root_must_be_that_of_the_digests_beside_it(proof: Path) -> None:

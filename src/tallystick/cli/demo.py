@@ -8,6 +8,8 @@ from rich.console import Console
 from tallystick.cli.output import fail
 
 TASK = Path("examples/digits/task.toml")
+WIDTH = 120
+"""Of tables that go to a file or a pipe."""
 
 
 def demo(
@@ -30,7 +32,8 @@ def demo(
     if not task.is_file():
         fail(f"{task}: no such task file; run this in the project's folder or name one with --task")
     summary = run_demo(task, out, plain=plain)
-    print_summary(summary, Console(highlight=False))
+    console = Console(highlight=False)
+    print_summary(summary, console if console.is_terminal else Console(highlight=False, width=WIDTH))
     failure = first_failure(summary)
     if failure is not None:
         fail(failure)

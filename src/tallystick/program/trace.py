@@ -144,7 +144,7 @@ class _Places(TorchDispatchMode):
     """
 
     def __init__(self, model: nn.Module, outside: str) -> None:
-        super().__init__()
+        TorchDispatchMode.__init__(self)
         self.of: dict[str, str] = {}
         """Name of a recorded node to its place."""
         self._paths = {id(module): path or type(model).__name__ for path, module in model.named_modules()}

@@ -1,0 +1,93 @@
+"""Rounding to float32, the one policy for small results, and the one NaN."""
+
+import math
+from fractions import Fraction
+
+import pytest
+import torch
+
+import exact_reference as reference
+from tallystick.errors import NonFiniteError
+from tallystick.exact.rounding import (
+    canonical,
+    canonical_number,
+    exponent_above,
+    one_nan,
+    power_of_two,
+    require_finite,
+    to_float32,
+)
+
+ULP = 2.0**-23
+SMALLEST = 2.0**-126
+
+
+def float32_bits(x: torch.Tensor) -> list[int]:
+    bits: list[int] = x.view(torch.int32).tolist()
+    return bits
+
+
+@pytest.mark.parametrize(
+    ("wide", "expected"),
+    [
+        (1 + ULP / 2, 1.0),  # ties go to the even neighbor
+        (1 + 3 * ULP / 2, 1 + 2 * ULP),
+        (1 + ULP / 2 + 2.0**-52, 1 + ULP),
+        (-(1 + ULP / 2), -1.0),
+        (2.0**128 - 2.0**104, 2.0**128 - 2.0**104),  # the largest float32
+        (2.0**128 - 2.0**103 - 2.0**76, 2.0**128 - 2.0**104),
+        (2.0**128 - 2.0**103, math.inf),
+        (-(2.0**128), -math.inf),
+        (SMALLEST, 0.0),
+        (-SMALLEST, 0.0),
+        (SMALLEST * (1 + ULP / 2), 0.0),  # rounds to 2**-126 first
+        (SMALLEST * (1 + ULP / 2 + 2.0**-50), SMALLEST * (1 + ULP)),
+        (-SMALLEST * (1 + ULP), -SMALLEST * (1 + ULP)),
+        (SMALLEST * (1 - 2.0**-30), 0.0),  # rounds up to 2**-126 where subnormals are kept
+        (2.0**-149, 0.0),
+        (-(2.0**-300), 0.0),
+        (-0.0, 0.0),
+    ],
+)
+def test_float64_rounds_to_nearest_even_and_small_results_become_plus_zero(wide: float, expected: float) -> None:
+    got = to_float32(torch.full((9,), wide, dtype=torch.float64))
+    assert float32_bits(got) == [reference.bits(expected)] * 9
+    assert reference.bits(reference.float32(Fraction(wide))) == reference.bits(expected)
+
+
+def test_canonical_keeps_everything_above_the_smallest_magnitude() -> None:
+    kept = [SMALLEST * (1 + ULP), -SMALLEST * (1 + ULP), 1.0, math.inf, -math.inf]
+    gone = [SMALLEST, -SMALLEST, 2.0**-149, -(2.0**-149), -0.0]
+    assert canonical(torch.tensor(kept)).tolist() == kept
+    assert float32_bits(canonical(torch.tensor(gone))) == [0] * len(gone)
+
+
+def test_a_python_number_is_rounded_to_a_canonical_float32() -> None:
+    numbers = [0.1, 1e300, -1e300, 1e-40, -0.0, 7]
+    assert [canonical_number(x) for x in numbers] == [0.10000000149011612, math.inf, -math.inf, 0.0, 0.0, 7.0]
+    assert math.copysign(1, canonical_number(-0.0)) == 1
+
+
+def test_every_nan_becomes_the_one_with_the_bits_7fc00000() -> None:
+    patterns = torch.tensor([0x7FC00001, 0x7F800001, -0x400000, -1, 0x7FC00000], dtype=torch.int32)
+    assert float32_bits(one_nan(patterns.view(torch.float32))) == [0x7FC00000] * 5
+    plain = torch.tensor([math.inf, -math.inf, 0.0, 3.4e38, -1.5])
+    assert torch.equal(one_nan(plain), plain)
+
+
+def test_exponent_above_is_the_smallest_power_that_is_larger() -> None:
+    magnitudes = [0.0, SMALLEST * (1 + ULP), 0.5, 1 - 2.0**-24, 1.0, 1.5, 2.0, 2.0**128 - 2.0**104]
+    expected = [reference.exponent_above(Fraction(m)) for m in magnitudes]
+    assert exponent_above(torch.tensor(magnitudes)).tolist() == expected == [-126, -125, 0, 0, 1, 1, 2, 128]
+
+
+def test_power_of_two_is_exact_over_its_whole_range() -> None:
+    exponents = range(-1022, 1024)
+    assert power_of_two(torch.tensor(exponents)).tolist() == [math.ldexp(1.0, e) for e in exponents]
+
+
+@pytest.mark.parametrize("bad", [math.inf, -math.inf, math.nan])
+def test_require_finite_names_the_operand(bad: float) -> None:
+    require_finite(torch.tensor([1.0, 3e38]), "it")
+    with pytest.raises(NonFiniteError, match="the operand holds an infinity or a NaN"):
+        require_finite(torch.tensor([1.0, bad]), "the operand")
