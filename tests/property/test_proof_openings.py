@@ -1,6 +1,7 @@
 """Any chunk of any tensors opens against their root, and nothing else does."""
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 from hypothesis import given, settings
@@ -41,23 +42,17 @@ def test_an_altered_opening_does_not_hold(case: tuple[str, ChunkOpening], data: 
     root, opening = case
     big = st.integers(-(2**70), 2**70)
     paths = st.lists(DIGESTS, max_size=4).map(tuple)
-    changed = replace(
-        opening,
-        **data.draw(
-            st.fixed_dictionaries(
-                {},
-                optional={
-                    "name": st.text(max_size=3),
-                    "dtype": st.sampled_from(["float32", "int64", "uint8", "complex"]),
-                    "shape": st.lists(big, max_size=3).map(tuple),
-                    "index": big,
-                    "data": st.binary(max_size=20),
-                    "chunk_path": paths,
-                    "tensor_index": big,
-                    "tensors": big,
-                    "tensor_path": paths,
-                },
-            )
-        ),
-    )
+    fields = {
+        "name": st.text(max_size=3),
+        "dtype": st.sampled_from(["float32", "int64", "uint8", "complex"]),
+        "shape": st.lists(big, max_size=3).map(tuple),
+        "index": big,
+        "data": st.binary(max_size=20),
+        "chunk_path": paths,
+        "tensor_index": big,
+        "tensors": big,
+        "tensor_path": paths,
+    }
+    changes: dict[str, Any] = data.draw(st.fixed_dictionaries({}, optional=fields))
+    changed = replace(opening, **changes)
     assert opening_holds(STATE, CONTEXT, root, changed) == (changed == opening)

@@ -138,6 +138,11 @@ def test_late_votes_are_no_offense() -> None:
     assert backup.refusals(PRIMARY, proposal(FOUR, PRIMARY, BLOCK)) == {}
 
 
+def test_a_repeated_proposal_is_voted_for_once() -> None:
+    backup = node(FOUR, 1)
+    assert [len(backup.receive(PRIMARY, proposal(FOUR, PRIMARY, BLOCK))) for _ in range(3)] == [2, 0, 0]
+
+
 def test_a_repeated_vote_counts_once() -> None:
     group = group_of(7)
     backup = node(group, 1)

@@ -125,3 +125,13 @@ def test_votes_of_settled_heights_are_not_taken_up() -> None:
     durable = saved(effects)
     reborn = node(FOUR, 1, type(durable)(durable.height, durable.digest, durable.time_ms, None, stale))
     assert votes_in(reborn.step(Connected(KEYS[3].identity))) == set()
+
+
+def test_a_restarted_backup_refuses_another_proposal_than_the_one_it_accepted() -> None:
+    backup = node(FOUR, 1)
+    backup.receive(KEYS[0], proposal(FOUR, KEYS[0], block_on(FOUR)))
+    reborn = restarted(1, backup.effects)
+    other = block_on(FOUR, transactions=[b"another"])
+    assert reborn.refusals(KEYS[0], proposal(FOUR, KEYS[0], other)) == {"conflicting_vote": 1}
+    assert reborn.refusals(KEYS[0], proposal(FOUR, KEYS[0], block_on(FOUR))) == {}
+    assert reborn.effects == []

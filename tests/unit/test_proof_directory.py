@@ -90,7 +90,7 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "empty")
     before = sorted(os.listdir(tmp_path))
     for name in ("full", "file", "link"):
-        with pytest.raises(ProofExistsError, match=name):
+        with pytest.raises(ProofExistsError, match=f"{name}: is there already and is not an empty directory"):
             sample().write(tmp_path / name)
     assert sorted(os.listdir(tmp_path)) == before and list((tmp_path / "empty").iterdir()) == []
 
@@ -242,6 +242,30 @@ def test_a_signed_manifest_is_read_strictly(proof: Path, old: bytes, new: bytes,
     assert old in listed
     sign_listing(proof, listed.replace(old, new))
     assert refusal(proof) == code
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda files: files[::-1],
+        lambda files: files[1:],
+        lambda files: files[:-1],
+        lambda files: [],
+    ],
+)
+def test_a_signed_manifest_lists_every_file_once_and_sorted(
+    proof: Path, change: Callable[[list[m.File]], list[m.File]]
+) -> None:
+    manifest = read_proof(proof).manifest
+    sign_listing(proof, to_json(msgspec.structs.replace(manifest, files=change(manifest.files))))
+    assert refusal(proof) == "bad_manifest"
+
+
+def test_a_signed_manifest_lists_no_file_twice(proof: Path) -> None:
+    manifest = read_proof(proof).manifest
+    files = [file for file in manifest.files if file.name != m.TEST]
+    sign_listing(proof, to_json(msgspec.structs.replace(manifest, files=[files[0], *files])))
+    assert refusal(proof) == "bad_manifest"
 
 
 def test_a_test_file_is_there_exactly_if_the_specification_has_a_test_set(proof: Path) -> None:

@@ -105,13 +105,14 @@ def submit(
     one_torch_thread()
     if not detach and out.exists() and (not out.is_dir() or any(out.iterdir())):
         fail(f"{out}: is there already; name another place with --out")
-    secret, validators, store = load_key(key), Validators(join), BlobStore(blobs)
-    name, _ = offer_task(task, secret, validators, store)
-    typer.echo(name)
-    if detach:
-        return
-    finished = wait_for_task(name, validators, lambda view: errors.print(_progress_line(view), soft_wrap=True))
-    collect_proof(finished, secret, validators, store, out, lambda step, steps: None)
+    secret, store = load_key(key), BlobStore(blobs)
+    with Validators(join) as validators:
+        name, _ = offer_task(task, secret, validators, store)
+        typer.echo(name)
+        if detach:
+            return
+        finished = wait_for_task(name, validators, lambda view: errors.print(_progress_line(view), soft_wrap=True))
+        collect_proof(finished, secret, validators, store, out, lambda step, steps: None)
     errors.print(f"proof: {out}; check it with `tallystick verify {out}`", soft_wrap=True)
 
 
@@ -128,13 +129,14 @@ def status(
     seen = []
     for url in join:
         try:
-            seen.append((url, Validators([url]).status()))
+            with Validators([url]) as one:
+                seen.append((url, one.status()))
         except (UnreachableError, Refused) as error:
             errors.print(f"{url}: {error}", soft_wrap=True, markup=False)
     if not seen:
         fail("none of the named validators answers")
-    validators = Validators([url for url, _ in seen])
-    tasks, money = validators.tasks(), validators.money()
+    with Validators([url for url, _ in seen]) as validators:
+        tasks, money = validators.tasks(), validators.money()
     if json:
         nodes = [{"url": url, "status": status} for url, status in seen]
         print_json({"validators": nodes, "tasks": tasks, "money": money, "conserved": money.conserved})

@@ -85,21 +85,20 @@ def _run(network: LocalNetwork, processes: Processes, screen: Screen, task_file:
         _start_validator(member, network, processes)
     for member in network.workers:
         _start_worker(member, network, processes)
-    validators, blobs = Validators(network.urls), BlobStore(network.blobs)
-    key = load_key(network.client.home / KEY)
+    blobs, key = BlobStore(network.blobs), load_key(network.client.home / KEY)
     _wait_for_validators(network.validators, processes)
-    screen.phase("tracing the model and offering the task")
-    task, prepared = offer_task(task_file, key, validators, blobs)
-    board = new_board(network, prepared.offer)
-    screen.phase("training on machines that nobody trusts")
-    _watch(board, network, processes, screen, validators)
-    screen.phase("collecting the proof; then verifying it and training again on one machine, side by side")
     proof = out / "proof"
-    finished = validators.task(task)
-    collect_proof(finished, key, validators, blobs, proof, lambda step, steps: None)
+    with Validators(network.urls) as validators:
+        screen.phase("tracing the model and offering the task")
+        task, prepared = offer_task(task_file, key, validators, blobs)
+        board = new_board(network, prepared.offer)
+        screen.phase("training on machines that nobody trusts")
+        _watch(board, network, processes, screen, validators)
+        screen.phase("collecting the proof; then verifying it and training again on one machine, side by side")
+        finished = validators.task(task)
+        collect_proof(finished, key, validators, blobs, proof, lambda step, steps: None)
     verdict, reference = _check_outside(proof, network, prepared.offer.spec)
     heights, monies = _wait_for_same_height(network)
-    validators.close()
     return Summary(
         root=finished.root,
         reference_root=reference,
@@ -145,7 +144,8 @@ def _wait_for_validators(members: Sequence[Member], processes: Processes) -> Non
 
 def _answers(member: Member) -> bool:
     try:
-        Validators([member.url]).status()
+        with Validators([member.url]) as validators:
+            validators.status()
     except (UnreachableError, Refused):
         return False
     return True
@@ -216,11 +216,16 @@ def _wait_for_same_height(network: LocalNetwork) -> tuple[dict[str, int], list[M
     """Heights by validator, once all have executed the same blocks, and the money that each of them counts."""
     deadline = time.monotonic() + CATCH_UP_SECONDS
     while True:
-        monies = [Validators([member.url]).money() for member in network.validators]
+        monies = [_money(member) for member in network.validators]
         heights = {m.name: money.height for m, money in zip(network.validators, monies, strict=True)}
         if len(set(heights.values())) == 1 or time.monotonic() > deadline:
             return heights, monies
         time.sleep(POLL_SECONDS)
+
+
+def _money(member: Member) -> Money:
+    with Validators([member.url]) as validators:
+        return validators.money()
 
 
 def _clear(out: Path) -> None:

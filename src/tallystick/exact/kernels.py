@@ -55,12 +55,25 @@ def add(a: Tensor, b: Tensor | Number, alpha: Number = 1) -> Tensor:
 
 
 def sub(a: Tensor, b: Tensor | Number, alpha: Number = 1) -> Tensor:
+    _require_numbers(a, b)
     return minus(a, b if alpha == 1 else multiply(_operand(b, a), alpha))
 
 
 def neg(x: Tensor) -> Tensor:
     """0 - x, since -x would turn 0 into negative zero."""
+    _require_numbers(x)
     return minus(torch.zeros_like(x), x)
+
+
+def absolute(x: Tensor) -> Tensor:
+    _require_numbers(x)
+    return x.abs()
+
+
+def _require_numbers(*operands: Tensor | Number) -> None:
+    """torch has no difference of flags, but says so only once there are values."""
+    if any(isinstance(x, Tensor) and x.dtype == torch.bool for x in operands):
+        raise Refused("unsupported_dtype", "a difference or magnitude of bool tensors is not defined; use int64")
 
 
 def relu(x: Tensor) -> Tensor:
@@ -197,7 +210,7 @@ KERNELS: Final[dict[str, Kernel]] = {
     **_with_overloads("le", _compare(torch.le), "Tensor", "Scalar"),
     **_with_overloads("gt", _compare(torch.gt), "Tensor", "Scalar"),
     **_with_overloads("ge", _compare(torch.ge), "Tensor", "Scalar"),
-    "aten.abs.default": _same(torch.abs),
+    "aten.abs.default": absolute,
     "aten.amax.default": amax,
     "aten.where.self": _same(torch.where),
     "aten.gather.default": gather,

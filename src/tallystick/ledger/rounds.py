@@ -121,8 +121,8 @@ def draw_if_complete(draft: Draft, task: str) -> None:
     """Draws the audit once nothing is left to reveal; what is not drawn is accepted.
 
     The beacon is that of the block with the last reveal, and every commitment is in that block or an earlier one:
-    nobody could compute the draw while choosing what to commit to. Work that was redone after a fault gets a draw of
-    its own, in which at least one micro-batch is drawn.
+    nobody could compute the draw while choosing what to commit to. Work redone because an audit caught its worker
+    gets a draw of its own, in which at least one micro-batch is drawn.
     """
     entry, round_ = draft.task(task), current_round(draft, task)
     fresh = [i for i, a in enumerate(round_.assignments) if a.phase == "revealed" and not a.drawn]
@@ -139,10 +139,10 @@ def draw_if_complete(draft: Draft, task: str) -> None:
 def accept(draft: Draft, task: str, indices: Sequence[int]) -> None:
     """The only way into phase accepted.
 
-    Acceptance is not yet final: until the step is attested, `take_away` undoes it (a worker that is caught loses
-    what it did unaudited, and so does one whose blob is gone). A challenge window after the round would keep the
-    round's assignments and the workers' bonds for some agreed time after `settlement.finish_step`, pay at its end
-    instead, and undo a step by restoring the task's root from `history` and opening its round again.
+    Acceptance is not yet final: until the step is attested, `take_away` undoes it (of a worker that is
+    caught, all that was not audited; of any worker, what cannot be fetched). A challenge window after the round
+    would keep the round's assignments and the workers' bonds for some agreed time after `settlement.finish_step`,
+    pay at its end instead, and undo a step by restoring the task's root from `history` and opening its round again.
     """
     round_ = current_round(draft, task)
     changes = {i: replace(round_.assignments[i], phase="accepted", verdicts=()) for i in indices}

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from types import TracebackType
 from typing import Any, Final, TypeVar
 
 import httpx
@@ -43,7 +44,12 @@ class Validators:
         self._current = 0
         self._http = httpx.Client(timeout=httpx.Timeout(REPLY_SECONDS, connect=CONNECT_SECONDS), trust_env=False)
 
-    def close(self) -> None:
+    def __enter__(self) -> "Validators":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._http.close()
 
     def status(self) -> views.Status:

@@ -62,12 +62,10 @@ def run_worker(
 
     signal.signal(signal.SIGTERM, interrupt)
     one_torch_thread()
-    validators = Validators(join)
     try:
-        worker = kind(load_key(key), validators, BlobStore(blobs), stake_limit)
-        logging.getLogger(__name__).info("worker %s: ready", worker.identity[:12])
-        worker.run(threading.Event())
+        with Validators(join) as validators:
+            worker = kind(load_key(key), validators, BlobStore(blobs), stake_limit)
+            logging.getLogger(__name__).info("worker %s: ready", worker.identity[:12])
+            worker.run(threading.Event())
     except KeyboardInterrupt:
         logging.getLogger(__name__).info("worker: stopped")
-    finally:
-        validators.close()

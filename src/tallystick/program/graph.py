@@ -186,6 +186,8 @@ def check_graph(graph: Graph, what: str) -> None:
             raise Refused(
                 "unsupported_operator", f"operator {node.op} ({node.result.name}) is not part of {ARITHMETIC}"
             )
+        if any(isinstance(atom, DTypeName) for atom in _atoms(node, but="dtype")):
+            raise Refused("bad_program", f"program: {what}: {node.op} is given a dtype as a value")
         for atom in _atoms(node):
             if isinstance(atom, Ref) and atom.index >= number:
                 raise Refused(
@@ -198,9 +200,10 @@ def check_graph(graph: Graph, what: str) -> None:
         raise Refused("bad_program", f"program: {what}: an output names a value that does not exist")
 
 
-def _atoms(node: Node) -> list[Atom]:
+def _atoms(node: Node, but: str = "") -> list[Atom]:
+    """All atoms of a node's arguments, except those of the keyword argument `but`."""
     atoms: list[Atom] = []
-    for arg in [*node.args, *node.kwargs.values()]:
+    for arg in [*node.args, *(arg for name, arg in node.kwargs.items() if name != but)]:
         atoms.extend(arg if isinstance(arg, list) else [arg])
     return atoms
 

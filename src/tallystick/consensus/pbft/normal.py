@@ -51,8 +51,9 @@ def propose_if_due(state: State) -> None:
     transactions = state.pool.front()
     if not transactions and not _deadline_passed(state, time_ms):
         return
-    encoded = encode_block(Block(instance.height, state.head.digest, time_ms, state.me, transactions))
-    _stand_behind(state, instance, encoded, Phase.PRE_PREPARE)
+    block = Block(instance.height, state.head.digest, time_ms, state.me, transactions)
+    encoded = encode_block(block)
+    _stand_behind(state, instance, Accepted(state.group.block_digest(encoded), encoded, block), Phase.PRE_PREPARE)
     advance(state)
 
 
@@ -131,7 +132,7 @@ def consider(state: State) -> None:
     """
     instance = state.instances.get(state.head.height + 1)
     if instance is not None and instance.accepted is None and instance.pre_prepare is not None:
-        _accept(state, instance)
+        _accept(state, instance, instance.pre_prepare.digest)
     advance(state)
 
 
@@ -149,13 +150,13 @@ def advance(state: State) -> None:
         deliver(state, accepted.block, accepted.encoded, accepted.digest, certificate)
 
 
-def _accept(state: State, instance: Instance) -> None:
+def _accept(state: State, instance: Instance, digest: bytes) -> None:
     block = decode_block(instance.encoded)
     _check_fits(state, instance, block)
     _check_time(state, block)
     if not block.transactions and not _deadline_passed(state, block.time_ms):
         raise Refused("empty_block", f"block {block.height} is empty and the application wants none yet")
-    _stand_behind(state, instance, instance.encoded, Phase.PREPARE)
+    _stand_behind(state, instance, Accepted(digest, instance.encoded, block), Phase.PREPARE)
 
 
 def _check_fits(state: State, instance: Instance, block: Block) -> None:
@@ -183,10 +184,9 @@ def _prepared(state: State, instance: Instance, digest: bytes) -> bool:
 # ---- voting
 
 
-def _stand_behind(state: State, instance: Instance, encoded: bytes, phase: Phase) -> None:
-    digest = state.group.block_digest(encoded)
-    instance.accepted = Accepted(digest, encoded, decode_block(encoded))
-    _cast(state, instance, phase, digest, encoded)
+def _stand_behind(state: State, instance: Instance, accepted: Accepted, phase: Phase) -> None:
+    instance.accepted = accepted
+    _cast(state, instance, phase, accepted.digest, accepted.encoded)
 
 
 def _cast(state: State, instance: Instance, phase: Phase, digest: bytes, encoded: bytes = b"") -> None:
