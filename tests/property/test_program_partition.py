@@ -6,8 +6,8 @@ import random
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from program_samples import perceptron, records_of, same, start
 
+from program_samples import perceptron, records_of, same, start
 from tallystick.exact import accumulate
 from tallystick.program.optimizers import Tensors
 from tallystick.program.training import Training, advance, combine, contribution, train_step

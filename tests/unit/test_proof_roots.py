@@ -164,3 +164,11 @@ def test_an_opening_holds_for_one_role_context_and_root_only() -> None:
     assert not opening_holds(CONTRIBUTION, CONTEXT, root, opening)
     assert not opening_holds(RECORDS, b"", root, opening)
     assert not opening_holds(STATE, CONTEXT, digest("other").hex(), opening)
+
+
+def test_a_chunk_of_the_wrong_size_does_not_open_even_where_the_root_was_made_for_it() -> None:
+    """A prover hashes nine bytes as the only chunk of a tensor that has eight."""
+    data = bytes(range(9))
+    tensor = parts(b"tallystick/tensor", b"w", b"uint8", sizes(8), leaf(data))
+    root = parts(b"tallystick/state", CONTEXT, sizes(1), leaf(tensor)).hex()
+    assert not opening_holds(STATE, CONTEXT, root, ChunkOpening("w", "uint8", (8,), 0, data, (), 0, 1, ()))

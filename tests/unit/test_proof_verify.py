@@ -244,11 +244,11 @@ def test_a_manifest_that_names_another_specification_is_named(proof: Path) -> No
 
 
 def test_another_program_is_named(proof: Path) -> None:
-    """A learning rate ten times as high, hidden in the program: same tensors, other name."""
+    """It has one node more, whose result nobody uses: same tensors, other name."""
     program = sample().training.program
     update = program.update
-    shorter = msgspec.structs.replace(update, nodes=[*update.nodes, update.nodes[-1]])
-    encoded = encode_program(msgspec.structs.replace(program, update=shorter))
+    longer = msgspec.structs.replace(update, nodes=[*update.nodes, update.nodes[-1]])
+    encoded = encode_program(msgspec.structs.replace(program, update=longer))
     forge(proof, {m.PROGRAM: encoded})
     verdict = mismatch(proof)
     assert (verdict.code, verdict.found) == ("wrong_program", blob_name(encoded))
@@ -362,8 +362,8 @@ def test_a_root_must_be_that_of_the_digests_beside_it(proof: Path) -> None:
 
 def test_a_model_that_does_not_classify_has_no_accuracy(tmp_path: Path) -> None:
     torch.manual_seed(3)
-    records = {"x": torch.randn(24, 6), "y": torch.randn(24, 2)}
-    run: Sample = run_sample(nn.Sequential(nn.Linear(6, 2)), records, records)
+    records = {"x": torch.randn(24, 6), "y": torch.randn(24, 1)}
+    run: Sample = run_sample(nn.Sequential(nn.Linear(6, 1)), records, records)
     run.write(tmp_path / "proof")
     verdict = verify(tmp_path / "proof")
     assert (verdict.outcome, verdict.test_accuracy) == ("verified", None)

@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from tallystick.errors import TallystickError
+from tallystick.exact.rounding import canonical
 from tallystick.ledger.transactions import OpenTask, Policy
 from tallystick.network.blobs import BlobStore
 from tallystick.program.graph import encode_program
@@ -140,7 +141,7 @@ def prepare_task(path: Path, blobs: BlobStore) -> PreparedTask:
         seed=task.schedule.seed,
         learning_rate=ConstantRate(task.optimizer.learning_rate),
     )
-    parameters = {name: value.detach() for name, value in model.named_parameters()}
+    parameters = {name: _plain(value.detach()) for name, value in model.named_parameters()}
     initial = initial_state(prepare_training(spec, program, train), parameters, optimizer.slots(parameters))
     root = state_root(initial, 0)
     spec = msgspec.structs.replace(spec, initial_state=blobs.put(to_blob(initial)), initial_root=root)
@@ -172,9 +173,14 @@ def _load_data(path: Path, data: Data) -> tuple[Tensors, Tensors | None]:
     missing = [name for name in [*data.train.values(), *data.test.values()] if name not in found]
     if missing:
         raise TaskFileError(f"{path}: has no tensor {missing[0]!r}; it has {', '.join(sorted(found))}")
-    train = {name: found[source] for name, source in data.train.items()}
-    test = {name: found[source] for name, source in data.test.items()}
+    train = {name: _plain(found[source]) for name, source in data.train.items()}
+    test = {name: _plain(found[source]) for name, source in data.test.items()}
     return train, test or None
+
+
+def _plain(value: Tensor) -> Tensor:
+    """float32 without subnormal numbers and negative zeros, which no state or record may hold."""
+    return canonical(value) if value.dtype == torch.float32 else value
 
 
 def _load_model(path: Path, model: Model) -> nn.Module:

@@ -212,6 +212,6 @@ def _check_float(constant: Float) -> None:
     try:
         spelled = canonical_number(constant.value).hex()
     except (ValueError, OverflowError):
-        spelled = ""
+        spelled = None
     if spelled != constant.hex:
         raise Refused("not_canonical", f"program: {constant.hex!r} is not how a float32 is written here")

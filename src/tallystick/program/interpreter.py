@@ -46,7 +46,7 @@ def prepare(graph: Graph, memory_limit: int) -> Prepared:
         memory_limit: most bytes that may be alive at once, inputs included.
 
     Raises:
-        Refused: `bad_program` or `too_large`.
+        Refused: `bad_program`, `too_large`, `unsupported_dtype` or `bad_constant`.
     """
     releases = _releases(graph)
     _infer(graph)
@@ -132,6 +132,8 @@ def _blank(spec: TensorSpec) -> Tensor:
 def _infer_node(operator: Callable[..., Any], node: Node, values: Sequence[Tensor]) -> None:
     try:
         result = _apply(operator, node, values)
+    except Refused as error:
+        raise Refused(error.code, f"program: {node.op} ({node.result.name}): {error.reason}") from None
     except Exception as error:  # whatever torch raises for arguments that do not fit
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise Refused("bad_program", f"program: {node.op} ({node.result.name}): {reason}") from None

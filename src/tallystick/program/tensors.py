@@ -84,3 +84,5 @@ def _check(spec: TensorSpec, value: Tensor, what: str) -> None:
         plain = torch.isfinite(value).all() and torch.equal(canonical(value).view(torch.int32), value.view(torch.int32))
         if not plain:
             raise Refused("not_canonical", f"{what}: {spec.name}: holds a NaN, an infinity, -0 or a subnormal number")
+    if value.dtype == torch.bool and bool((value.view(torch.uint8) > 1).any()):
+        raise Refused("not_canonical", f"{what}: {spec.name}: holds a bool that is neither 0 nor 1")

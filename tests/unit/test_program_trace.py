@@ -1,0 +1,227 @@
+"""Tracing: what becomes a program, what is refused and with which words, and that a program is one thing everywhere."""
+
+import math
+import os
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from program_samples import CLASSES, FEATURES, encoded, perceptron, records_of, start, traced, with_function
+from tallystick.errors import Refused, TallystickError
+from tallystick.exact.kernels import KERNELS
+from tallystick.program.graph import Float, StepProgram, decode_program, encode_program, program_name
+from tallystick.program.interpreter import prepare, run
+from tallystick.program.optimizers import SGD
+from tallystick.program.trace import TraceError, trace
+from tallystick.program.training import advance, combine, contribution
+
+TESTS = Path(__file__).parents[1]
+
+
+def refusal(function: Callable[[], object]) -> str:
+    """The reason why something cannot be traced: one line."""
+    with pytest.raises(TallystickError) as raised:
+        function()
+    assert "\n" not in str(raised.value)
+    return str(raised.value)
+
+
+def refused_function(function: Callable[[Tensor], Tensor]) -> str:
+    return refusal(lambda: traced(with_function(function)))
+
+
+def test_a_program_holds_only_operators_of_the_table_and_can_be_decoded() -> None:
+    program = traced(perceptron())
+    for graph in (program.gradient, program.update, program.predict):
+        assert {node.op for node in graph.nodes} <= set(KERNELS)
+        prepare(graph, 2**20)
+    assert decode_program(encode_program(program)) == program
+
+
+def test_nodes_know_which_part_of_the_model_they_come_from() -> None:
+    program = traced(with_function(lambda x: x * 2))
+    forward = [node.result.name for node in program.predict.nodes]
+    assert forward == ["0", "0", "1.0", "1.1", "2", "2"]
+    places = list(dict.fromkeys(node.result.name for node in program.gradient.nodes))
+    gradients = [f"gradient of {place}" for place in ("loss", "2", "1.1", "1.0", "0")]
+    assert places == ["0", "1.0", "1.1", "2", "loss", *gradients]
+    assert {node.result.name for node in program.update.nodes} == {"optimizer"}
+
+
+@pytest.mark.parametrize(
+    ("function", "op"),
+    [
+        (torch.sin, "aten.sin.default"),
+        (lambda x: torch.sort(x)[0], "aten.sort.default"),
+        (torch.tanh, "aten.tanh.default"),
+        (lambda x: x + torch.rand(8), "aten.rand.default"),
+        (lambda x: nn.functional.dropout(x, 0.5), "aten.bernoulli.p"),
+        (lambda x: x.bernoulli(), "aten.bernoulli.default"),
+    ],
+)
+def test_an_unknown_operator_is_refused_with_its_name_and_place(function: Callable[[Tensor], Tensor], op: str) -> None:
+    reason = refused_function(function)
+    assert op.rsplit(".", 1)[0] in reason or "aten.empty" in reason or "aten.rand" in reason
+    assert "in 1.1 is not part of exact-v1" in reason
+    assert reason.endswith("[unsupported_operator]")
+
+
+@pytest.mark.parametrize(
+    ("function", "op"),
+    [
+        (torch.abs, "aten.sign.default"),
+        (lambda x: x.gather(1, (x > 0).to(torch.int64)), "aten.scatter_add.default"),
+    ],
+)
+def test_an_unknown_operator_in_the_backward_pass_alone_is_refused_with_its_place(
+    function: Callable[[Tensor], Tensor], op: str
+) -> None:
+    reason = refused_function(function)
+    assert reason.startswith(f"model: operator {op} in gradient of 1.1 is not part of exact-v1")
+
+
+def test_an_unknown_operator_of_the_loss_or_the_optimizer_is_placed_there() -> None:
+    def loss(output: Tensor, target: Tensor) -> Tensor:
+        return torch.sin(output).mean()
+
+    class Odd(SGD):
+        def update(
+            self, parameters: dict[str, Tensor], slots: dict[str, Tensor], gradients: dict[str, Tensor], rate: Tensor
+        ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+            return {name: value.sin() for name, value in parameters.items()}, {}
+
+    assert "aten.sin.default in loss is" in refusal(lambda: trace(perceptron(), loss, SGD(), records_of(4)))
+    assert "aten.sin.default in optimizer is" in refusal(
+        lambda: trace(perceptron(), nn.functional.cross_entropy, Odd(), records_of(4))
+    )
+
+
+def branching(x: Tensor) -> Tensor:
+    return x if bool(x.detach().sum() > 0) else -x
+
+
+@pytest.mark.parametrize(
+    "function", [branching, lambda x: x * float(x.detach().sum()), lambda x: x[x > 0].sum() * x, lambda x: x * x.detach().max().item()]
+)  # fmt: skip
+def test_python_that_looks_at_values_is_refused_in_one_clear_line(function: Callable[[Tensor], Tensor]) -> None:
+    with pytest.raises((TraceError, Refused)) as raised:
+        traced(with_function(function))
+    assert "\n" not in str(raised.value)
+    assert "1.1" in str(raised.value)
+
+
+def test_a_branch_on_a_value_says_what_to_do_instead() -> None:
+    expected = (
+        "model: 1.1: its Python looks at the values of a tensor; keep them in tensors, for instance with torch.where"
+    )
+    assert refused_function(branching) == expected
+
+
+def test_an_error_of_the_model_is_passed_on_with_its_place() -> None:
+    def broken(x: Tensor) -> Tensor:
+        raise ValueError("no such layer\nsecond line")
+
+    assert refused_function(broken) == "model: 1.1: cannot be recorded as a graph: no such layer"
+
+
+def test_hooks_are_taken_down_after_an_error() -> None:
+    refused_function(branching)
+    model = perceptron()
+    assert traced(model) == traced(perceptron())
+    model(torch.zeros(2, FEATURES))
+
+
+def test_models_with_what_is_not_supported_are_refused() -> None:
+    assert "float64 is not part of exact-v1; use float32" in refusal(lambda: traced(perceptron().double()))
+    assert "bfloat16 is not part" in refusal(lambda: traced(perceptron().bfloat16()))
+    normalized = nn.Sequential(nn.Linear(FEATURES, 8), nn.BatchNorm1d(8), nn.Linear(8, CLASSES))
+    assert "buffers are not supported yet: 1.running_mean" in refusal(lambda: traced(normalized))
+    assert "uses torch.float64" in refused_function(lambda x: x.double().float())
+    constant = torch.ones(8)
+    assert "1.1" in refused_function(lambda x: x * constant)
+    doubles = {"x": torch.zeros(4, FEATURES, dtype=torch.float64), "y": torch.zeros(4, dtype=torch.int64)}
+    reason = refusal(lambda: trace(perceptron(), nn.functional.cross_entropy, SGD(), doubles))
+    assert "x: torch.float64" in reason
+
+
+def test_constants_are_recorded_as_canonical_float32() -> None:
+    def scaled(x: Tensor) -> Tensor:
+        return (x * 0.1 + 1e-45) * -0.0 + x.masked_fill(x > 0, -math.inf).relu() + 1e300
+
+    program = traced(with_function(scaled))
+    constants = {atom.hex for node in program.predict.nodes for atom in node.args if isinstance(atom, Float)}
+    assert {"0x1.99999a0000000p-4", "0x0.0p+0", "inf"} <= constants
+    assert "-0x0.0p+0" not in constants
+    decode_program(encode_program(program))
+
+
+def test_a_program_does_not_depend_on_weights_nor_on_how_the_example_lies_in_memory() -> None:
+    assert encode_program(traced(perceptron(seed=1))) == encoded()
+    example = records_of(5, seed=9)
+    example["x"] = example["x"].t().contiguous().t()
+    assert encode_program(trace(perceptron(), nn.functional.cross_entropy, SGD(0.9), example)) == encoded()
+
+
+def test_tracing_changes_neither_the_model_nor_the_random_state() -> None:
+    model = perceptron()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    state = torch.get_rng_state()
+    traced(model)
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(value.grad is None for value in model.parameters())
+
+
+def test_two_processes_give_a_program_one_name() -> None:
+    script = "from program_samples import encoded; from tallystick.program.graph import program_name as n; print(n(encoded()))"
+    environments = [{**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(TESTS)} for seed in ("1", "77")]
+    running = [
+        subprocess.Popen([sys.executable, "-c", script], env=environment, stdout=subprocess.PIPE, text=True)
+        for environment in environments
+    ]
+    names = [process.communicate()[0].strip() for process in running]
+    assert names == [program_name(encoded())] * 2
+    assert encode_program(traced(perceptron())) == encoded()
+
+
+def gradients(program: StepProgram, parameters: list[Tensor], batch: list[Tensor]) -> list[Tensor]:
+    return run(prepare(program.gradient, 2**30), [*parameters, *batch])
+
+
+def test_the_gradient_is_close_to_autograd() -> None:
+    model, batch = perceptron(hidden=32), list(records_of(40).values())
+    loss = nn.functional.cross_entropy(model(batch[0]), batch[1])
+    expected = [*torch.autograd.grad(loss, list(model.parameters())), loss.detach()]
+    got = gradients(traced(model, size=40), [p.detach() for p in model.parameters()], batch)
+    for ours, theirs in zip(got, expected, strict=True):
+        assert torch.allclose(ours, theirs, rtol=1e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_updates_are_close_to_those_of_torch(momentum: float) -> None:
+    model, records = perceptron(hidden=16), records_of(48)
+    training, state = start(model, records, size=8, micro_batches=3, momentum=momentum, rate="0.25")
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.25, momentum=momentum)
+    for step in range(8):
+        total = combine(contribution(training, state, step, index) for index in range(3))
+        from tallystick.program.training import record_indices
+
+        chosen = torch.cat([record_indices(training, step, index) for index in range(3)])
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(records["x"][chosen]), records["y"][chosen]).backward()
+        optimizer.step()
+        state = advance(training, state, step, total)
+    for name, value in model.named_parameters():
+        assert torch.allclose(state[f"parameter/{name}"], value.detach(), rtol=1e-4, atol=1e-5)
+
+
+def test_tracing_gives_no_warning() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        traced(perceptron())
