@@ -128,6 +128,9 @@ CHANGES: dict[str, Callable[[Any], object]] = {
         kwargs={"dims": {"kind": "value", "index": 50}}
     ),
     "a dtype as a value": lambda d: d["update"]["nodes"][0]["args"].__setitem__(1, {"kind": "dtype", "name": "int64"}),
+    "an integer for a dtype, which would crash ATen": lambda d: d["gradient"]["nodes"][18].update(kwargs={"dtype": -1}),
+    "a keyword that no operator has here": lambda d: d["gradient"]["nodes"][0].update(kwargs={"out": None}),
+    "a tensor for a factor": lambda d: d["update"]["nodes"][1].update(kwargs={"alpha": {"kind": "value", "index": 0}}),
     "two parameters of one name": lambda d: d["parameters"][1].update(name="0.weight"),
     "two slots of one name": lambda d: d["slots"][1].update(name="momentum/0.weight"),
     "two batch tensors of one name": lambda d: d["batch"][1].update(name="x"),

@@ -48,7 +48,7 @@ class Board:
         self.height = max(self.height, height)
         match event:
             case e.Enrolled():
-                self.standings.setdefault(self._name(event.worker), "working")
+                self.standings[self._name(event.worker)] = "working"
             case e.RoundFinal():
                 self.step, self.loss = event.step + 1, mean_loss(event.loss, self.micro_batches)
             case e.Slashed():

@@ -159,10 +159,12 @@ class Sender:
 
     def __init__(self, key: Key, validators: Validators) -> None:
         self._key, self._validators = key, validators
-        self._chain = validators.status().chain
+        self._chain: str | None = None
         self._nonce = 0
 
     def sign(self, body: AnyBody) -> bytes:
+        if self._chain is None:
+            self._chain = self._validators.status().chain
         self._nonce = max(self._nonce, self._validators.account(self._key.identity).nonce) + 1
         return sign_transaction(self._key, self._chain, self._nonce, body)
 

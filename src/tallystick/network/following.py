@@ -7,13 +7,22 @@ what travels each step is the summed gradient, a blob as large as the parameters
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
+
 from tallystick.errors import Refused
 from tallystick.network.blobs import BlobStore
 from tallystick.program.graph import MAX_PROGRAM_BYTES, decode_program, program_name
 from tallystick.program.optimizers import Tensors
 from tallystick.program.spec import MAX_SPEC_BYTES, DataSet, decode_spec
 from tallystick.program.tensors import blob_limit, from_blob
-from tallystick.program.training import Training, advance, contribution_specs, prepare_training, state_specs
+from tallystick.program.training import (
+    Training,
+    advance,
+    contribution_specs,
+    initial_state,
+    prepare_training,
+    state_specs,
+)
 from tallystick.proof.roots import contribution_root, records_root, state_root
 
 
@@ -70,6 +79,13 @@ def fetch_training(blobs: BlobStore, terms: Terms) -> tuple[Training, Tensors]:
     state = from_blob(blobs.get(spec.initial_state, blob_limit(expected)), expected, "initial state")
     if state_root(state, 0) != spec.initial_root:
         raise Refused("wrong_root", "initial state: it does not have the root that the specification names")
+    own = initial_state(
+        training,
+        {name: state[f"parameter/{name}"] for name in training.parameters},
+        {name: state[f"slot/{name}"] for name in training.slots},
+    )
+    if any(not torch.equal(own[name], state[name]) for name in own):
+        raise Refused("wrong_exponent", "initial state: its exponents are not those of its first gradient")
     return training, state
 
 

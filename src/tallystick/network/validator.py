@@ -35,7 +35,7 @@ from tallystick.network.views import Status
 log = logging.getLogger(__name__)
 
 KEY, GENESIS, CONSENSUS, LEDGER = "key", "genesis.json", "consensus.db", "ledger.db"
-SHUTDOWN_SECONDS: Final = 2
+SHUTDOWN_SECONDS: Final = 1
 BACKLOG: Final = 2048
 
 

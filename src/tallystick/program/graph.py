@@ -79,6 +79,14 @@ Atom = Ref | Float | DTypeName | bool | Int64 | None
 Arg = Atom | list[Atom]
 
 
+KEYWORDS: Final[dict[str, tuple[type, ...]]] = {
+    "dtype": (DTypeName, type(None)),
+    "alpha": (int, Float),
+    "beta": (int, Float),
+}
+"""The keyword arguments that an operator can have here, and what they are."""
+
+
 class Node(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One application of an operator."""
 
@@ -186,8 +194,7 @@ def check_graph(graph: Graph, what: str) -> None:
             raise Refused(
                 "unsupported_operator", f"operator {node.op} ({node.result.name}) is not part of {ARITHMETIC}"
             )
-        if any(isinstance(atom, DTypeName) for atom in _atoms(node, but="dtype")):
-            raise Refused("bad_program", f"program: {what}: {node.op} is given a dtype as a value")
+        _check_keywords(node, what)
         for atom in _atoms(node):
             if isinstance(atom, Ref) and atom.index >= number:
                 raise Refused(
@@ -200,10 +207,17 @@ def check_graph(graph: Graph, what: str) -> None:
         raise Refused("bad_program", f"program: {what}: an output names a value that does not exist")
 
 
-def _atoms(node: Node, but: str = "") -> list[Atom]:
-    """All atoms of a node's arguments, except those of the keyword argument `but`."""
+def _check_keywords(node: Node, what: str) -> None:
+    """A dtype stands at its keyword and nothing else does: ATen takes dtypes for integers, and -1 for one crashes it."""
+    positional = [atom for arg in node.args for atom in (arg if isinstance(arg, list) else [arg])]
+    fit = all(name in KEYWORDS and isinstance(arg, KEYWORDS[name]) for name, arg in node.kwargs.items())
+    if not fit or any(isinstance(atom, DTypeName) for atom in positional):
+        raise Refused("bad_program", f"program: {what}: {node.op} ({node.result.name}) has an argument of a wrong kind")
+
+
+def _atoms(node: Node) -> list[Atom]:
     atoms: list[Atom] = []
-    for arg in [*node.args, *(arg for name, arg in node.kwargs.items() if name != but)]:
+    for arg in [*node.args, *node.kwargs.values()]:
         atoms.extend(arg if isinstance(arg, list) else [arg])
     return atoms
 

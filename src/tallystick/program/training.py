@@ -20,6 +20,7 @@ from torch import Tensor
 from tallystick.errors import Refused
 from tallystick.exact import accumulate
 from tallystick.exact.random import permutation
+from tallystick.exact.rounding import canonical
 from tallystick.program.graph import StepProgram, TensorSpec
 from tallystick.program.interpreter import Prepared, prepare, run
 from tallystick.program.optimizers import Tensors
@@ -106,8 +107,8 @@ def _order(seed: int, epoch: int, records: int) -> Tensor:
 
 
 def initial_state(training: Training, parameters: Tensors, slots: Tensors) -> Tensors:
-    """The state before step 0. Exponents come from the gradient of the first micro-batch."""
-    state = {f"parameter/{name}": parameters[name] for name in training.parameters}
+    """The state before step 0, a canonical copy. Exponents come from the gradient of the first micro-batch."""
+    state = {f"parameter/{name}": canonical(parameters[name]) for name in training.parameters}
     state |= {f"slot/{name}": slots[name] for name in training.slots}
     gradients = _gradient(training, state, 0, 0)[:-1]
     for name, gradient in zip(training.parameters, gradients, strict=True):
