@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from tallystick.program.graph import StepProgram, encode_program, program_name
 from tallystick.program.optimizers import SGD, Tensors
-from tallystick.program.spec import ConstantRate, DataSet, TrainingSpec
+from tallystick.program.schedule import ConstantRate
+from tallystick.program.spec import DataSet, TrainingSpec
 from tallystick.program.trace import specs, trace
 from tallystick.program.training import Training, initial_state, prepare_training
 
@@ -39,7 +40,7 @@ def with_function(function: Callable[[Tensor], Tensor]) -> nn.Module:
 
 
 def traced(model: nn.Module, momentum: float = 0.9, size: int = 5) -> StepProgram:
-    return trace(model, nn.functional.cross_entropy, SGD(momentum), records_of(size))
+    return trace(model, nn.functional.cross_entropy, SGD(momentum), records_of(size)).program
 
 
 @functools.cache
@@ -68,7 +69,8 @@ def start(
     """A prepared run and its state before step 0."""
     optimizer = SGD(momentum)
     example = {name: value[:size] for name, value in records.items()}
-    program = trace(model, nn.functional.cross_entropy, optimizer, example)
+    traced = trace(model, nn.functional.cross_entropy, optimizer, example)
+    program = traced.program
     training = prepare_training(spec_of(program, records, micro_batches, rate), program, records)
     parameters = {name: value.detach() for name, value in model.named_parameters()}
     return training, initial_state(training, parameters, optimizer.slots(parameters))

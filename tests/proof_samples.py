@@ -17,7 +17,8 @@ from tallystick.canon.hashing import blob_name
 from tallystick.canon.identity import Key
 from tallystick.program.graph import encode_program, program_name
 from tallystick.program.optimizers import SGD, Tensors
-from tallystick.program.spec import ConstantRate, DataSet, TrainingSpec
+from tallystick.program.schedule import ConstantRate
+from tallystick.program.spec import DataSet, TrainingSpec
 from tallystick.program.tensors import to_blob
 from tallystick.program.trace import specs, trace
 from tallystick.program.training import Training, initial_state, prepare_training
@@ -76,7 +77,7 @@ def run_sample(model: nn.Module, train: Tensors, test: Tensors | None, rate: str
     optimizer = SGD(momentum=0.9)
     example = {name: value[:MICRO_BATCH_SIZE] for name, value in train.items()}
     loss = _squares if train["y"].is_floating_point() else nn.functional.cross_entropy
-    program = trace(model, loss, optimizer, example)
+    program = trace(model, loss, optimizer, example).program
     encoded = encode_program(program)
     spec = TrainingSpec(
         format="tallystick-training-v1",

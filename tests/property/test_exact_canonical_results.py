@@ -1,11 +1,12 @@
 """No kernel returns a subnormal number, a negative zero or a second NaN, whatever canonical tensors it is given."""
 
+import math
 import struct
 from collections.abc import Callable
 from typing import Any
 
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -74,6 +75,7 @@ def everything(x: Tensor, y: Tensor, c: float, flush: bool) -> list[tuple[str, b
 
 
 @settings(max_examples=200, deadline=None)
+@example(torch.zeros(3, 4), torch.zeros(3, 4), canonical_number(-math.nan))
 @given(*[st.one_of(FINITE, TENSORS)] * 2, CONSTANTS)
 def test_results_are_canonical_and_the_same_where_subnormal_numbers_are_flushed(x: Tensor, y: Tensor, c: float) -> None:
     kept, flushed = (everything(x, y, c, flush) for flush in (False, True))

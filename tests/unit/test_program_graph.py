@@ -117,8 +117,8 @@ def test_an_operator_outside_the_table_is_refused(op: str) -> None:
 
 
 CHANGES: dict[str, Callable[[Any], object]] = {
-    "a value used before it exists": lambda d: d["gradient"]["nodes"][1]["args"][0].update(index=7),
-    "a node that uses itself": lambda d: d["gradient"]["nodes"][0]["args"][0].update(index=6),
+    "a value used before it exists": lambda d: d["gradient"]["nodes"][1]["args"][0].update(index=8),
+    "a node that uses itself": lambda d: d["gradient"]["nodes"][0]["args"][0].update(index=7),
     "a value past all bounds": lambda d: d["gradient"]["nodes"][0]["args"][0].update(index=10**30),
     "an output that does not exist": lambda d: d["predict"]["outputs"][0].update(index=99),
     "a forward reference inside a list": lambda d: d["gradient"]["nodes"][0].update(

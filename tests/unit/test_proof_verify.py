@@ -27,7 +27,8 @@ from tallystick.canon.hashing import blob_name
 from tallystick.exact.kernels import KERNELS
 from tallystick.program.graph import encode_program
 from tallystick.program.optimizers import Tensors
-from tallystick.program.spec import ConstantRate, encode_spec
+from tallystick.program.schedule import ConstantRate
+from tallystick.program.spec import encode_spec
 from tallystick.program.tensors import to_blob
 from tallystick.program.training import accuracy, initial_state, mean_loss, train_step
 from tallystick.proof import manifest as m

@@ -25,8 +25,8 @@ def canonical(x: Tensor) -> Tensor:
 
 
 def canonical_number(x: float) -> float:
-    """`x` rounded to float32 and made canonical; too large for float32 becomes an infinity."""
-    return float(canonical(torch.tensor(x, dtype=torch.float32)))
+    """`x` rounded to float32, canonical and with the one NaN; too large for float32 becomes an infinity."""
+    return float(one_nan(canonical(torch.tensor(x, dtype=torch.float32))))
 
 
 def one_nan(x: Tensor) -> Tensor:

@@ -5,33 +5,29 @@ The model file is the client's own Python and runs only on the client's machine,
 
 import importlib.util
 import tomllib
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated
 
 import msgspec
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
-from torch import Tensor, nn
+from torch import nn
 
 from tallystick.errors import TallystickError
-from tallystick.exact.rounding import canonical
 from tallystick.ledger.transactions import OpenTask, Policy
 from tallystick.network.blobs import BlobStore
-from tallystick.program.graph import encode_program
-from tallystick.program.optimizers import SGD, Tensors
-from tallystick.program.spec import ConstantRate, DataSet, TrainingSpec, encode_spec
+from tallystick.program.graph import Profile, encode_program
+from tallystick.program.losses import LossSpec, loss_function
+from tallystick.program.optimizers import SGD, Adam, Clipped, Optimizer, Tensors
+from tallystick.program.schedule import ConstantRate, Decimal, Rate
+from tallystick.program.spec import DataSet, TrainingSpec, encode_spec
 from tallystick.program.tensors import to_blob
 from tallystick.program.trace import specs, trace
-from tallystick.program.training import Training, initial_state, prepare_training
+from tallystick.program.training import Training, canonical_values, initial_state, prepare_training
 from tallystick.proof.roots import records_root, state_root
 
-LOSSES: Final[dict[str, Callable[[Tensor, Tensor], Tensor]]] = {
-    "cross_entropy": nn.functional.cross_entropy,
-    "mse": nn.functional.mse_loss,
-}
 Count = Annotated[int, msgspec.Meta(ge=1)]
 
 
@@ -63,10 +59,30 @@ class Schedule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     seed: Annotated[int, msgspec.Meta(ge=0)]
 
 
-class Optimizer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    name: Literal["sgd"]
-    learning_rate: str
+class SGDTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="name", tag="sgd"):
+    learning_rate: Decimal | Rate
     momentum: float = 0.0
+    nesterov: bool = False
+    weight_decay: float = 0.0
+    clip_norm: float | None = None
+    clip_value: float | None = None
+
+
+class AdamTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="name", tag="adam"):
+    learning_rate: Decimal | Rate
+    beta1: Decimal = "0.9"
+    beta2: Decimal = "0.999"
+    epsilon: float = 1e-8
+    weight_decay: float = 0.0
+    clip_norm: float | None = None
+    clip_value: float | None = None
+
+
+class AdamWTable(AdamTable, frozen=True, forbid_unknown_fields=True, tag_field="name", tag="adamw"):
+    weight_decay: float = 0.01
+
+
+OptimizerTable = SGDTable | AdamTable | AdamWTable
 
 
 class Reward(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -85,9 +101,10 @@ class TaskFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     model: Model
     data: Data
     schedule: Schedule
-    optimizer: Optimizer
-    loss: Literal["cross_entropy", "mse"]
+    optimizer: OptimizerTable
+    loss: LossSpec
     reward: Reward
+    profile: Profile = "full"
 
 
 @dataclass(frozen=True)
@@ -125,9 +142,10 @@ def prepare_task(path: Path, blobs: BlobStore) -> PreparedTask:
     task = load_task_file(path)
     train, test = _load_data(path.parent / task.data.file, task.data)
     model = _load_model(path.parent / task.model.file, task.model)
-    optimizer = SGD(momentum=task.optimizer.momentum)
+    optimizer = _optimizer(task.optimizer)
     example = {name: value[: task.schedule.micro_batch_size] for name, value in train.items()}
-    program = trace(model, LOSSES[task.loss], optimizer, example)
+    traced = trace(model, loss_function(task.loss), optimizer, example, task.profile)
+    program = traced.program
     encoded = encode_program(program)
     spec = TrainingSpec(
         format="tallystick-training-v1",
@@ -139,10 +157,10 @@ def prepare_task(path: Path, blobs: BlobStore) -> PreparedTask:
         steps=task.schedule.steps,
         micro_batches=task.schedule.micro_batches,
         seed=task.schedule.seed,
-        learning_rate=ConstantRate(task.optimizer.learning_rate),
+        learning_rate=_rate(task.optimizer.learning_rate),
     )
-    parameters = {name: _plain(value.detach()) for name, value in model.named_parameters()}
-    initial = initial_state(prepare_training(spec, program, train), parameters, optimizer.slots(parameters))
+    training = prepare_training(spec, program, train)
+    initial = initial_state(training, traced.parameters, traced.slots, traced.buffers)
     root = state_root(initial, 0)
     spec = msgspec.structs.replace(spec, initial_state=blobs.put(to_blob(initial)), initial_root=root)
     offer = OpenTask(
@@ -154,6 +172,21 @@ def prepare_task(path: Path, blobs: BlobStore) -> PreparedTask:
         policy=_policy(task.reward),
     )
     return PreparedTask(offer, prepare_training(spec, program, train), initial, encoded, test)
+
+
+def _optimizer(table: OptimizerTable) -> Optimizer:
+    plain: Optimizer
+    if isinstance(table, SGDTable):
+        plain = SGD(table.momentum, table.nesterov, table.weight_decay)
+    else:
+        decoupled = isinstance(table, AdamWTable)
+        plain = Adam(table.beta1, table.beta2, table.epsilon, table.weight_decay, decoupled)
+    clipped = table.clip_norm is not None or table.clip_value is not None
+    return Clipped(plain, table.clip_norm, table.clip_value) if clipped else plain
+
+
+def _rate(given: str | Rate) -> Rate:
+    return ConstantRate(given) if isinstance(given, str) else given
 
 
 def _policy(reward: Reward) -> Policy:
@@ -173,14 +206,9 @@ def _load_data(path: Path, data: Data) -> tuple[Tensors, Tensors | None]:
     missing = [name for name in [*data.train.values(), *data.test.values()] if name not in found]
     if missing:
         raise TaskFileError(f"{path}: has no tensor {missing[0]!r}; it has {', '.join(sorted(found))}")
-    train = {name: _plain(found[source]) for name, source in data.train.items()}
-    test = {name: _plain(found[source]) for name, source in data.test.items()}
+    train = {name: canonical_values(found[source]) for name, source in data.train.items()}
+    test = {name: canonical_values(found[source]) for name, source in data.test.items()}
     return train, test or None
-
-
-def _plain(value: Tensor) -> Tensor:
-    """float32 without subnormal numbers and negative zeros, which no state or record may hold."""
-    return canonical(value) if value.dtype == torch.float32 else value
 
 
 def _load_model(path: Path, model: Model) -> nn.Module:

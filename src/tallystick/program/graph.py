@@ -1,9 +1,10 @@
 """The step program: graphs of ATen operators as canonical JSON, named by SHA-256.
 
-A program holds three graphs. `gradient` maps parameters and one micro-batch to gradients and the loss, `update` maps
-parameters, optimizer slots, mean gradients and the learning rate to new parameters and slots, `predict` maps parameters
-and inputs to outputs. Values in a graph are numbered: inputs first, then one per node. Nothing in a program is code:
-a node names an operator of the table in `exact/kernels.py`, or the program is refused.
+A program holds three graphs. `gradient` maps parameters, buffers and one micro-batch to gradients, new buffers and the
+loss, `update` maps parameters, optimizer slots, mean gradients and the step's scalars to new parameters and slots,
+`predict` maps parameters, buffers and inputs to outputs. Values in a graph are numbered: inputs first, then one per
+node. Nothing in a program is code: a node names an operator of the table in `exact/kernels.py`, or the program is
+refused.
 """
 
 import math
@@ -17,6 +18,7 @@ from tallystick.errors import Refused
 from tallystick.exact import ARITHMETIC
 from tallystick.exact.kernels import KERNELS
 from tallystick.exact.rounding import canonical_number
+from tallystick.program.schedule import Scalar
 
 MAX_PROGRAM_BYTES: Final = 16 * 2**20
 MAX_NODES: Final = 100_000
@@ -103,21 +105,47 @@ class Graph(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     outputs: Annotated[list[Ref], msgspec.Meta(max_length=MAX_TENSORS)]
 
 
+Profile = Literal["full", "fast"]
+"""How many base-128 digits the operands of matrix products have: three or two (docs/exact-v1.md)."""
+INTEGER_BITS: Final[dict[Profile, int]] = {"full": 20, "fast": 13}
+KEY: Final = TensorSpec("key", "int64", (2,))
+"""What random operators are keyed with: two 32-bit words that follow from seed, step and micro-batch."""
+
+
 class StepProgram(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Everything that a training step computes.
 
-    Inputs of `gradient`: parameters, then batch; outputs: one gradient per parameter, then the loss.
-    Inputs of `update`: parameters, slots, gradients, learning rate; outputs: parameters, slots.
-    Inputs of `predict`: parameters, then the batch tensors but the last (the target); output: one tensor.
+    Inputs of `gradient`: parameters, buffers, batch, key; outputs: one gradient per parameter, the new values of the
+    `moved` buffers for this micro-batch, the loss.
+    Inputs of `update`: parameters, slots, gradients, scalars; outputs: parameters, slots.
+    Inputs of `predict`: parameters, buffers, the batch tensors but the last (the target); output: one tensor.
     """
 
     arithmetic: Literal["exact-v1"]
+    profile: Profile
     parameters: list[TensorSpec]
+    buffers: list[TensorSpec]
+    """What the model holds and does not train: running statistics, frozen weights, tables."""
+    moved: list[Text]
+    """Names of the buffers that a step changes."""
     slots: list[TensorSpec]
     batch: list[TensorSpec]
+    scalars: Annotated[list[Scalar], msgspec.Meta(max_length=16)]
     gradient: Graph
     update: Graph
     predict: Graph
+
+    @property
+    def moved_specs(self) -> list[TensorSpec]:
+        """The specs of the moved buffers."""
+        by_name = {spec.name: spec for spec in self.buffers}
+        return [by_name[name] for name in self.moved]
+
+    @property
+    def accumulated(self) -> list[TensorSpec]:
+        """float32 tensors of which each micro-batch gives its own value and a step the mean: gradients, and the moved
+        buffers of that type. Each has an exponent in the state (`exact/accumulate.py`)."""
+        return [*self.parameters, *(spec for spec in self.moved_specs if spec.dtype == "float32")]
 
     @property
     def micro_batch_size(self) -> int:
@@ -149,20 +177,27 @@ def decode_program(data: bytes) -> StepProgram:
 
 def _check_layout(program: StepProgram) -> None:
     assert program.arithmetic == ARITHMETIC
-    parameters, slots, batch = program.parameters, program.slots, program.batch
-    for part in (parameters, slots, batch):
+    parameters, buffers, slots, batch = program.parameters, program.buffers, program.slots, program.batch
+    for part in (parameters + buffers, slots, batch):
         if len({spec.name for spec in part}) != len(part):
-            raise Refused("bad_program", "program: two parameters, two slots or two batch tensors have one name")
+            raise Refused(
+                "bad_program", "program: two tensors of the model, two slots or two of the batch have one name"
+            )
     if any(spec.dtype != "float32" for spec in parameters):
         raise Refused("bad_program", "program: a parameter is not float32")
+    if not set(program.moved) <= {spec.name for spec in buffers} or len(set(program.moved)) != len(program.moved):
+        raise Refused("bad_program", "program: a buffer that is said to move is not there, or is named twice")
+    if any(spec.dtype not in {"float32", "int64"} for spec in program.moved_specs):
+        raise Refused("bad_program", "program: a buffer that moves is neither float32 nor int64")
     if not parameters or len(batch) < 2 or any(not spec.shape or spec.shape[0] < 1 for spec in batch):
         raise Refused("bad_program", "program: needs parameters, and inputs and a target with a micro-batch dimension")
     if len({spec.shape[0] for spec in batch}) != 1:
         raise Refused("bad_program", "program: batch tensors differ in their first size")
+    scalars = [SCALAR] * len(program.scalars)
     expected = (
-        (program.gradient, parameters + batch, len(parameters) + 1),
-        (program.update, [*parameters, *slots, *parameters, SCALAR], len(parameters + slots)),
-        (program.predict, parameters + batch[:-1], 1),
+        (program.gradient, [*parameters, *buffers, *batch, KEY], len(parameters) + len(program.moved) + 1),
+        (program.update, [*parameters, *slots, *parameters, *scalars], len(parameters + slots)),
+        (program.predict, parameters + buffers + batch[:-1], 1),
     )
     for graph, inputs, outputs in expected:
         if not _alike(graph.inputs, inputs) or len(graph.outputs) != outputs:
@@ -171,7 +206,7 @@ def _check_layout(program: StepProgram) -> None:
 
 def _check_outputs(program: StepProgram) -> None:
     for graph, outputs in (
-        (program.gradient, [*program.parameters, SCALAR]),
+        (program.gradient, [*program.parameters, *program.moved_specs, SCALAR]),
         (program.update, program.parameters + program.slots),
     ):
         values = [*graph.inputs, *(node.result for node in graph.nodes)]
@@ -208,7 +243,7 @@ def check_graph(graph: Graph, what: str) -> None:
 
 
 def _check_keywords(node: Node, what: str) -> None:
-    """A dtype stands at its keyword and nothing else does: ATen takes dtypes for integers, and -1 for one crashes it."""
+    """A dtype stands only at its keyword, and there nothing else: given -1 for a dtype, ATen crashes."""
     positional = [atom for arg in node.args for atom in (arg if isinstance(arg, list) else [arg])]
     fit = all(name in KEYWORDS and isinstance(arg, KEYWORDS[name]) for name, arg in node.kwargs.items())
     if not fit or any(isinstance(atom, DTypeName) for atom in positional):

@@ -143,10 +143,13 @@ def _infer_node(operator: Callable[..., Any], node: Node, values: Sequence[Tenso
 
 
 def _aten(op: str) -> Callable[..., Any]:
-    namespace, name, overload = op.split(".")
-    assert namespace == "aten"
-    operator: Callable[..., Any] = getattr(getattr(torch.ops.aten, name), overload)
-    return functools.partial(operator, device="meta") if op in FACTORIES else operator
+    """The operator as torch has it; "aten.name.overload/1" is its second output."""
+    path, _, output = op.partition("/")
+    namespace, name, overload = path.split(".")
+    operator: Callable[..., Any] = getattr(getattr(getattr(torch.ops, namespace), name), overload)
+    if op in FACTORIES:
+        return functools.partial(operator, device="meta")
+    return (lambda *args, **kwargs: operator(*args, **kwargs)[int(output)]) if output else operator
 
 
 def _apply(operator: Callable[..., Any], node: Node, values: Sequence[Any]) -> Any:

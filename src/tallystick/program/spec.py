@@ -1,6 +1,5 @@
 """What a training run is: program, data, initial state and schedule, as one canonical document named by its hash."""
 
-from fractions import Fraction
 from typing import Annotated, Final, Literal
 
 import msgspec
@@ -9,6 +8,7 @@ from tallystick.canon.encoding import from_json, to_json
 from tallystick.canon.hashing import is_name
 from tallystick.errors import Refused
 from tallystick.program.graph import MAX_ELEMENTS, TensorSpec
+from tallystick.program.schedule import Rate
 
 MAX_SPEC_BYTES: Final = 2**20
 MAX_RECORDS: Final = 2**24
@@ -27,12 +27,6 @@ class DataSet(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return self.tensors[0].shape[0]
 
 
-class ConstantRate(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="constant"):
-    """The same learning rate at every step; decimal text, such as "0.05", read exactly."""
-
-    rate: Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,9}(\.[0-9]{1,18})?\Z")]
-
-
 class TrainingSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     format: Literal["tallystick-training-v1"]
     program: str
@@ -48,7 +42,7 @@ class TrainingSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Micro-batches in each step; their size is the program's."""
     seed: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
     """Keys the order of the training records."""
-    learning_rate: ConstantRate
+    learning_rate: Rate
 
 
 def encode_spec(spec: TrainingSpec) -> bytes:
@@ -75,8 +69,3 @@ def decode_spec(data: bytes) -> TrainingSpec:
     if any(data_set.records > MAX_RECORDS for data_set in sets):
         raise Refused("too_large", f"training specification: a data set has more than {MAX_RECORDS} records")
     return spec
-
-
-def rate_at(spec: TrainingSpec, step: int) -> float:
-    """The learning rate at `step`: the float64 nearest to the exact rational."""
-    return float(Fraction(spec.learning_rate.rate))

@@ -4,31 +4,37 @@
     combine(contributions)           in any order, in any grouping
     advance(state, total)            the state after the step
 
-The state is a mapping from names to tensors and holds everything the next step depends on: `parameter/...`, the
-optimizer's `slot/...`, and `exponent/...` for each parameter's gradient sum (see `exact/accumulate.py`). The number of
-the step is bound beside it, by whoever names the state.
+The state is a mapping from names to tensors and holds everything the next step depends on: `parameter/...`, the model's
+`buffer/...`, the optimizer's `slot/...`, and an `exponent/...` for each sum of float32 tensors over micro-batches
+(`exact/accumulate.py`): those of gradients, and those of buffers that a step changes, such as running statistics. A
+new running statistic is the mean of what the micro-batches make of the old one; an integer buffer, the largest. The
+number of the step is bound beside it, by whoever names the state.
 """
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
 import torch
 from torch import Tensor
 
+from tallystick.canon.hashing import digest
 from tallystick.errors import Refused
 from tallystick.exact import accumulate
 from tallystick.exact.random import permutation
 from tallystick.exact.rounding import canonical
-from tallystick.program.graph import StepProgram, TensorSpec
+from tallystick.program.graph import DType, StepProgram, TensorSpec
 from tallystick.program.interpreter import Prepared, prepare, run
 from tallystick.program.optimizers import Tensors
-from tallystick.program.spec import TrainingSpec, rate_at
+from tallystick.program.schedule import scalar_at
+from tallystick.program.spec import TrainingSpec
 
 MEMORY_LIMIT: Final = 8 * 2**30
 """Most bytes that one graph of a program may need at once."""
 LOSS, PEAKS = "loss", "peaks"
+SUMMED_AS: Final[dict[str, DType]] = {"float32": "int32", "int64": "int64"}
+"""What the new values of a moved buffer travel as: fixed-point sums, or for integers the largest so far."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +53,20 @@ class Training:
         return [spec.name for spec in self.program.parameters]
 
     @property
+    def buffers(self) -> list[str]:
+        return [spec.name for spec in self.program.buffers]
+
+    @property
     def slots(self) -> list[str]:
         return [spec.name for spec in self.program.slots]
+
+    @property
+    def accumulated(self) -> list[str]:
+        return [spec.name for spec in self.program.accumulated]
+
+    @property
+    def moved(self) -> list[str]:
+        return self.program.moved
 
 
 def prepare_training(spec: TrainingSpec, program: StepProgram, records: Tensors) -> Training:
@@ -73,8 +91,9 @@ def state_specs(program: StepProgram) -> list[TensorSpec]:
     """Names, dtypes and shapes of the training state."""
     return [
         *(TensorSpec(f"parameter/{p.name}", p.dtype, p.shape) for p in program.parameters),
+        *(TensorSpec(f"buffer/{b.name}", b.dtype, b.shape) for b in program.buffers),
         *(TensorSpec(f"slot/{s.name}", s.dtype, s.shape) for s in program.slots),
-        *(TensorSpec(f"exponent/{p.name}", "int32", ()) for p in program.parameters),
+        *(TensorSpec(f"exponent/{a.name}", "int32", ()) for a in program.accumulated),
     ]
 
 
@@ -82,7 +101,8 @@ def contribution_specs(program: StepProgram) -> list[TensorSpec]:
     """Names, dtypes and shapes of a contribution, and of any sum of contributions."""
     return [
         *(TensorSpec(f"gradient/{p.name}", "int32", p.shape) for p in program.parameters),
-        TensorSpec(PEAKS, "int32", (len(program.parameters),)),
+        *(TensorSpec(f"moved/{b.name}", SUMMED_AS[b.dtype], b.shape) for b in program.moved_specs),
+        TensorSpec(PEAKS, "int32", (len(program.accumulated),)),
         TensorSpec(LOSS, "int64", ()),
     ]
 
@@ -106,29 +126,30 @@ def _order(seed: int, epoch: int, records: int) -> Tensor:
     return permutation(seed, epoch, records)
 
 
-def initial_state(training: Training, parameters: Tensors, slots: Tensors) -> Tensors:
-    """The state before step 0, a canonical copy. Exponents come from the gradient of the first micro-batch."""
+def initial_state(training: Training, parameters: Tensors, slots: Tensors, buffers: Tensors | None = None) -> Tensors:
+    """The state before step 0, a canonical copy. Exponents come from what the first micro-batch gives."""
     state = {f"parameter/{name}": canonical(parameters[name]) for name in training.parameters}
+    state |= {f"buffer/{name}": canonical_values((buffers or {})[name]) for name in training.buffers}
     state |= {f"slot/{name}": slots[name] for name in training.slots}
-    gradients = _gradient(training, state, 0, 0)[:-1]
-    for name, gradient in zip(training.parameters, gradients, strict=True):
-        state[f"exponent/{name}"] = accumulate.peak_of(gradient) + accumulate.HEADROOM
+    gradients, moved, _ = _gradient(training, state, 0, 0)
+    for name, value in _accumulated(gradients, moved).items():
+        state[f"exponent/{name}"] = accumulate.peak_of(value) + accumulate.HEADROOM
     return state
 
 
 def contribution(training: Training, state: Tensors, step: int, micro_batch: int) -> Tensors:
-    """What one micro-batch adds to a step: fixed-point gradients, their peaks, and its loss.
+    """What one micro-batch adds to a step: gradients and moved buffers in fixed point, their peaks, and its loss.
 
     Raises:
         NonFiniteError: training has diverged; the message names the operator.
     """
-    *gradients, loss = _gradient(training, state, step, micro_batch)
+    gradients, moved, loss = _gradient(training, state, step, micro_batch)
     count = training.spec.micro_batches
-    parts = {
-        f"gradient/{name}": accumulate.to_fixed(gradient, state[f"exponent/{name}"], count)
-        for name, gradient in zip(training.parameters, gradients, strict=True)
-    }
-    parts[PEAKS] = torch.stack([accumulate.peak_of(gradient) for gradient in gradients])
+    summed = _accumulated(gradients, moved)
+    fixed = {name: accumulate.to_fixed(value, state[f"exponent/{name}"], count) for name, value in summed.items()}
+    parts = {f"gradient/{name}": fixed[name] for name in gradients}
+    parts |= {f"moved/{name}": fixed.get(name, value) for name, value in moved.items()}
+    parts[PEAKS] = torch.stack([accumulate.peak_of(value) for value in summed.values()])
     parts[LOSS] = accumulate.loss_to_fixed(loss)
     return parts
 
@@ -140,30 +161,46 @@ def combine(parts: Iterable[Tensors]) -> Tensors:
         if total is None:
             total = dict(part)
         else:
-            total = {
-                name: torch.maximum(value, part[name]) if name == PEAKS else value + part[name]
-                for name, value in total.items()
-            }
+            total = {name: _merge(name)(value, part[name]) for name, value in total.items()}
     if total is None:
         raise ValueError("there is nothing to combine")
     return total
 
 
+def _merge(name: str) -> Callable[[Tensor, Tensor], Tensor]:
+    return torch.maximum if name == PEAKS else _largest_or_sum if name.startswith("moved/") else torch.add
+
+
+def _largest_or_sum(a: Tensor, b: Tensor) -> Tensor:
+    """Integer buffers, such as counters of steps, do not add up over micro-batches; fixed-point values do."""
+    return torch.maximum(a, b) if a.dtype == torch.int64 else a + b
+
+
 def advance(training: Training, state: Tensors, step: int, total: Tensors) -> Tensors:
     """The state after `step`, from the state before it and the sum over all its micro-batches."""
-    count = training.spec.micro_batches
-    means = [
-        accumulate.mean_of(total[f"gradient/{name}"], state[f"exponent/{name}"], count) for name in training.parameters
-    ]
-    rate = torch.tensor(rate_at(training.spec, step), dtype=torch.float32)
-    inputs = [state[f"parameter/{n}"] for n in training.parameters] + [state[f"slot/{n}"] for n in training.slots]
-    outputs = run(training.update, [*inputs, *means, rate])
-    names = [f"parameter/{n}" for n in training.parameters] + [f"slot/{n}" for n in training.slots]
+    spec = training.spec
+    rules = training.program.scalars
+    scalars = [torch.tensor(scalar_at(rule, spec.learning_rate, step), dtype=torch.float32) for rule in rules]
+    parameters = [state[f"parameter/{name}"] for name in training.parameters]
+    slots = [state[f"slot/{name}"] for name in training.slots]
+    means = [_mean(training, state, total, f"gradient/{name}") for name in training.parameters]
+    outputs = run(training.update, [*parameters, *slots, *means, *map(canonical, scalars)])
+    names = [f"parameter/{name}" for name in training.parameters] + [f"slot/{name}" for name in training.slots]
     after = dict(zip(names, outputs, strict=True))
-    for position, name in enumerate(training.parameters):
-        exponent = state[f"exponent/{name}"]
-        after[f"exponent/{name}"] = accumulate.next_exponent(exponent, total[PEAKS][position])
+    for name in training.buffers:
+        kept = name not in training.moved
+        after[f"buffer/{name}"] = state[f"buffer/{name}"] if kept else _mean(training, state, total, f"moved/{name}")
+    for position, name in enumerate(training.accumulated):
+        after[f"exponent/{name}"] = accumulate.next_exponent(state[f"exponent/{name}"], total[PEAKS][position])
     return after
+
+
+def _mean(training: Training, state: Tensors, total: Tensors, name: str) -> Tensor:
+    """What a step makes of a sum: the mean of float32 tensors, the largest of integers."""
+    if total[name].dtype == torch.int64:
+        return total[name]
+    exponent = state[f"exponent/{name.partition('/')[2]}"]
+    return accumulate.mean_of(total[name], exponent, training.spec.micro_batches)
 
 
 def train_step(training: Training, state: Tensors, step: int) -> tuple[Tensors, Tensors]:
@@ -178,20 +215,57 @@ def mean_loss(total_loss: int, micro_batches: int) -> float:
 
 
 def accuracy(training: Training, state: Tensors, records: Tensors) -> float:
-    """Share of `records` whose largest output is at the target's place; the model must be a classifier."""
+    """Share of `records`' targets at whose place the largest output is; the model must be a classifier.
+
+    Outputs are [N, classes] for targets [N], or [N, T, classes] for targets [N, T].
+
+    Raises:
+        Refused: `not_a_classifier`.
+    """
     *names, target = [spec.name for spec in training.program.batch]
     size, count = training.program.micro_batch_size, records[target].shape[0]
-    parameters = [state[f"parameter/{name}"] for name in training.parameters]
+    held = _held(training, state)
     hits = 0
     for start in range(0, count, size):
         chosen = torch.arange(start, start + size).clamp(max=count - 1)
-        outputs = run(training.predict, [*parameters, *(records[name][chosen] for name in names)])[0]
-        right = outputs.argmax(-1) == records[target][chosen]
-        hits += int(right[: count - start].sum())
-    return hits / count
+        outputs = run(training.predict, [*held, *(records[name][chosen] for name in names)])[0]
+        wanted = records[target][chosen]
+        if outputs.shape[:-1] != wanted.shape or wanted.is_floating_point():
+            raise Refused(
+                "not_a_classifier", f"model: outputs {tuple(outputs.shape)} for targets {tuple(wanted.shape)}"
+            )
+        hits += int((outputs.argmax(-1) == wanted)[: count - start].sum())
+    return hits / records[target].numel()
 
 
-def _gradient(training: Training, state: Tensors, step: int, micro_batch: int) -> list[Tensor]:
+def _gradient(training: Training, state: Tensors, step: int, micro_batch: int) -> tuple[Tensors, Tensors, Tensor]:
+    """Gradients, new values of the moved buffers, and the loss of one micro-batch."""
     chosen = record_indices(training, step, micro_batch)
     batch = [training.records[spec.name][chosen] for spec in training.program.batch]
-    return run(training.gradient, [*(state[f"parameter/{name}"] for name in training.parameters), *batch])
+    key = noise_key(training.spec.seed, step, micro_batch)
+    *values, loss = run(training.gradient, [*_held(training, state), *batch, key])
+    count = len(training.parameters)
+    gradients = dict(zip(training.parameters, values[:count], strict=True))
+    return gradients, dict(zip(training.moved, values[count:], strict=True)), loss
+
+
+def canonical_values(value: Tensor) -> Tensor:
+    """`value` as a state or a data set may hold it: float32 made canonical, anything else as it is."""
+    return canonical(value) if value.is_floating_point() else value
+
+
+def noise_key(seed: int, step: int, micro_batch: int) -> Tensor:
+    """What the random operators of one micro-batch are keyed with: int64 [2], two 32-bit words."""
+    place = b"".join(number.to_bytes(8, "big") for number in (seed, step, micro_batch))
+    name = digest("tallystick/noise", place)
+    return torch.tensor([int.from_bytes(name[:4], "big"), int.from_bytes(name[4:8], "big")])
+
+
+def _held(training: Training, state: Tensors) -> list[Tensor]:
+    """Parameters and buffers, in the order in which graphs take them."""
+    parameters = [state[f"parameter/{name}"] for name in training.parameters]
+    return parameters + [state[f"buffer/{name}"] for name in training.buffers]
+
+
+def _accumulated(gradients: Tensors, moved: Tensors) -> Tensors:
+    return gradients | {name: value for name, value in moved.items() if value.is_floating_point()}

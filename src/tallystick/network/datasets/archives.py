@@ -11,32 +11,36 @@ import tarfile
 import zlib
 from collections.abc import Sequence
 from hashlib import sha256
-from typing import IO, Final
+from typing import IO, TYPE_CHECKING, Final
 
 from tallystick.errors import Refused
 from tallystick.network.datasets.catalog import Member
 
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+
 MAX_STREAM_BYTES: Final = 256 * 2**20
 """Unpacked bytes of a whole archive: over four times the largest one in the catalog."""
-CHUNK: Final = 2**20
 BROKEN: Final = (tarfile.TarError, zlib.error, EOFError, OSError, ValueError, OverflowError)
 
 
 class _Bounded(io.RawIOBase):
     """Passes a stream on until more than `limit` bytes have come out of it."""
 
-    def __init__(self, source: IO[bytes], limit: int, what: str) -> None:
+    def __init__(self, source: IO[bytes] | gzip.GzipFile, limit: int, what: str) -> None:
         self._source, self._left, self._limit, self._what = source, limit, limit, what
 
     def readable(self) -> bool:
         return True
 
-    def read(self, size: int = -1, /) -> bytes:
-        data = self._source.read(self._left + 1 if size < 0 else min(size, self._left + 1))
+    def readinto(self, buffer: "WriteableBuffer", /) -> int:
+        view = memoryview(buffer)
+        data = self._source.read(min(len(view), self._left + 1))
         self._left -= len(data)
         if self._left < 0:
             raise Refused("too_large", f"{self._what}: unpacks to more than {self._limit} bytes")
-        return data
+        view[: len(data)] = data
+        return len(data)
 
 
 def read_members(
@@ -56,8 +60,7 @@ def read_members(
     names = {member.path: member for member in wanted}
     found: dict[str, bytes] = {}
     try:
-        stream = gzip.GzipFile(fileobj=archive) if gzipped else archive
-        bounded = _Bounded(stream, limit, what)  # type: ignore[arg-type]  # GzipFile has all that IO[bytes] needs here
+        bounded = io.BufferedReader(_Bounded(gzip.GzipFile(fileobj=archive) if gzipped else archive, limit, what))
         with tarfile.open(fileobj=bounded, mode="r|") as tar:
             for info in tar:
                 name = info.name.removeprefix("./")

@@ -116,20 +116,50 @@ SHAKESPEARE: Final = Package(
 CATALOG: Final[dict[str, Entry]] = {
     "mnist": Entry(
         MNIST,
-        "",
+        "648836e26f662a2e0d1ef952147d3091697b85236ffe8e83a5ec0a6670f9c7ff",
         "70,000 handwritten digits, 28x28 gray",
         "Y. LeCun, C. Cortes, C. Burges; package under ISC",
     ),
-    "fashion-mnist": Entry(FASHION_MNIST, "", "70,000 pieces of clothing, 28x28 gray, 10 classes", "Zalando, MIT"),
+    "fashion-mnist": Entry(
+        FASHION_MNIST,
+        "963784ef2e496019e61a3176ca36cc38e529fcb08bd04ce553000f0b595fd25e",
+        "70,000 pieces of clothing, 28x28 gray, 10 classes",
+        "Zalando, MIT",
+    ),
     "shakespeare": Entry(
         SHAKESPEARE,
-        "",
+        "684eae9f159f294e1f21361b4fc1f25f67560a5da2e877aa68825564015c2a77",
         "plays and poems as characters, windows of 128",
         "texts in the public domain; package under MIT",
     ),
-    "digits": Entry("digits", "", "1,797 handwritten digits, 8x8 gray", "UCI, CC BY 4.0"),
-    "iris": Entry("iris", "", "150 flowers, 4 measurements, 3 species", "UCI, CC BY 4.0"),
-    "wine": Entry("wine", "", "178 wines, 13 measurements, 3 growers", "UCI, CC BY 4.0"),
-    "breast-cancer": Entry("breast_cancer", "", "569 tumors, 30 measurements, 2 diagnoses", "UCI, CC BY 4.0"),
-    "diabetes": Entry("diabetes", "", "442 patients, 10 measurements, progression (regression)", "Efron et al. 2004"),
+    "digits": Entry(
+        "digits",
+        "481af823f6b4f5c5725dd63d4788496445c3881f14068a474b26d0d0965ef059",
+        "1,797 handwritten digits, 8x8 gray",
+        "UCI, CC BY 4.0",
+    ),
+    "iris": Entry(
+        "iris",
+        "e21a2ec989dabd9a877ac79d5a70c9377f1e743c747c29ac6ca63faa78b55367",
+        "150 flowers, 4 measurements, 3 species",
+        "UCI, CC BY 4.0",
+    ),
+    "wine": Entry(
+        "wine",
+        "1b45007a192d15a1d74d4d7e4747018c2f01c690a4f4330ed442369618f975d3",
+        "178 wines, 13 measurements, 3 growers",
+        "UCI, CC BY 4.0",
+    ),
+    "breast-cancer": Entry(
+        "breast_cancer",
+        "520878b015fc31486bf169fd36fe8194a1993dd40440699394be07413ab6c101",
+        "569 tumors, 30 measurements, 2 diagnoses",
+        "UCI, CC BY 4.0",
+    ),
+    "diabetes": Entry(
+        "diabetes",
+        "29b48dd775fb2dfbe1614d91f509011d88fb330b0b98e317289b1f203c7690d8",
+        "442 patients, 10 measurements, progression (regression)",
+        "Efron et al. 2004",
+    ),
 }

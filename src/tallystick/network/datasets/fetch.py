@@ -57,7 +57,8 @@ def fetch(name: str, folder: Path, report: Report) -> Fetched:
         data = build(entry, report)
         require_digest(data, entry.sha256, name)
         _write(path, data)
-    return Fetched(name, path, len(data), entry.sha256, specs(safetensors.torch.load(data)))
+    tensors = sorted(specs(safetensors.torch.load(data)), key=lambda spec: spec.name)
+    return Fetched(name, path, len(data), entry.sha256, tensors)
 
 
 def build(entry: Entry, report: Report) -> bytes:

@@ -45,7 +45,11 @@ TEXTS: Final = (
     ("taming_of_the_shrew_gut.txt", 123_283, "63952a385bfe626dfc4d1af732582b4c734e4134eaa8470cc85b57984e7e7d36"),
     ("tempest_gut.txt", 98_439, "76b1bfcff40ead1585c280a7f14147c2761c7b9e6d6fb8598e7aae6e99509e26"),
     ("timon_of_athens_gut.txt", 111_091, "e06be61630cfc3b60aa817034c7eabe0f941c28bf46ad18ad8e0332ff6232d07"),
-    ("tragedy_of_titus_andronicus_gut.txt", 120_441, "6ebff81eb9567ddcd9184e7bf7f35f4e5bdb75a8b7a02db4fe24bf118f562e84"),
+    (
+        "tragedy_of_titus_andronicus_gut.txt",
+        120_441,
+        "6ebff81eb9567ddcd9184e7bf7f35f4e5bdb75a8b7a02db4fe24bf118f562e84",
+    ),
     ("troilus_and_cressida_gut.txt", 156_291, "d8900eea5aa6df25f79151994fba50753ad88cec14d825bb0fb1ee88ac7c6772"),
     ("twelfth_night_gut.txt", 114_876, "bb5b25bd3fe7a34776cab3f6205b410fa442059657aba082334edc80eea958ef"),
     ("two_gentlemen_of_verona_gut.txt", 100_983, "26d11defe685c4c34333ee7772c34a0594a8497307f9e8cfb01dac0811505428"),

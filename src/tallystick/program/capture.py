@@ -1,0 +1,225 @@
+"""Records what a function of tensors does, as a `Graph`.
+
+make_fx runs the function once on fake tensors, which have shapes and no values. Before operators are recorded,
+attention is reduced to products and a softmax, recurrent layers to their cells, and writes in place become new values
+(functionalization); decompositions reduce the rest to a small set. What is left is translated node by node.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Final, cast
+
+import torch
+from torch import Tensor, fx
+from torch._subclasses.fake_tensor import DataDependentOutputException
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from tallystick.errors import Refused, TallystickError
+from tallystick.exact import ARITHMETIC
+from tallystick.exact.kernels import KERNELS as OPERATORS
+from tallystick.exact.rounding import canonical_number
+from tallystick.program.decompositions import Noise, table
+from tallystick.program.graph import Arg, Atom, DTypeName, Float, Graph, Node, Ref, TensorSpec
+from tallystick.program.interpreter import DTYPE_NAMES
+from tallystick.program.optimizers import Tensors
+from tallystick.program.places import Places
+
+PLACEMENT: Final = frozenset({"device", "layout", "pin_memory", "memory_format", "non_blocking"})
+"""Keyword arguments that say where and how a tensor lies, not what is in it."""
+
+
+class TraceError(TallystickError):
+    """PyTorch could not record the step as a graph."""
+
+
+@dataclass(frozen=True)
+class Captured:
+    graph: Graph
+    """Its outputs are the function's, then the new values of `written`."""
+    written: tuple[int, ...]
+    """Inputs that the function writes into, in order."""
+
+
+def capture(
+    places: Places, function: Callable[..., list[Tensor]], example: Tensors, noise: Noise, key: bool = False
+) -> Captured:
+    """Records `function` of the tensors in `example`.
+
+    Args:
+        key: whether the last input is the key that random operators draw with.
+
+    Raises:
+        Refused: `unsupported_operator`, `unsupported_dtype` or `unsupported_model`.
+        TraceError: PyTorch cannot record it, for instance because it branches on values.
+    """
+
+    def watched(*values: Tensor) -> list[Tensor]:
+        with places.watching():
+            return function(*values)
+
+    def functional(*values: Tensor) -> list[Tensor]:
+        noise.key = values[-1] if key else None
+        result: list[Tensor] = torch.func.functionalize(watched)(*values)
+        return result
+
+    # Fresh tensors: make_fx tells inputs apart by object identity, and how an example lies in memory must not matter.
+    distinct = [torch.empty(value.shape, dtype=value.dtype) for value in example.values()]
+    try:
+        with _reducing():
+            recorded = make_fx(
+                functional, decomposition_table=table(noise), tracing_mode="fake", _allow_non_fake_inputs=True
+            )(*distinct)
+    except Refused:
+        raise
+    except (GuardOnDataDependentSymNode, DataDependentOutputException) as error:
+        reason = "its Python looks at the values of a tensor; keep them in tensors, for instance with torch.where"
+        raise TraceError(f"model: {places.here}: {reason}") from error
+    except Exception as error:  # make_fx raises whatever the model raises
+        reason = str(error).splitlines()[0][:300] if str(error) else type(error).__name__
+        raise TraceError(f"model: {places.here}: cannot be recorded as a graph: {reason}") from error
+    recorded.graph.eliminate_dead_code()
+    return _Translation(recorded, places.of).translate([spec_of(n, v) for n, v in example.items()])
+
+
+def spec_of(name: str, value: Tensor) -> TensorSpec:
+    """What `value` holds and measures.
+
+    Raises:
+        Refused: `unsupported_dtype`.
+    """
+    dtype = DTYPE_NAMES.get(value.dtype)
+    if dtype is None:
+        raise Refused("unsupported_dtype", f"{name}: {value.dtype} is not part of {ARITHMETIC}; use float32")
+    return TensorSpec(name, dtype, tuple(int(size) for size in value.shape))
+
+
+@contextmanager
+def _reducing() -> Iterator[None]:
+    """Attention as products and a softmax, recurrent layers as their cells: not as one opaque operator each."""
+    before = torch._C._get_mkldnn_enabled()  # torch.backends.mkldnn.flags warns about GPUs that are not there
+    torch._C._set_mkldnn_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch._C._set_mkldnn_enabled(before)
+
+
+class _Translation:
+    """From torch.fx's graph to ours."""
+
+    def __init__(self, recorded: fx.GraphModule, places: dict[str, str]) -> None:
+        self._recorded, self._places = recorded, places
+        self._index: dict[fx.Node, int] = {}
+        self._nodes: list[Node] = []
+        self._written: dict[int, fx.Node] = {}
+
+    def translate(self, inputs: list[TensorSpec]) -> Captured:
+        outputs: list[fx.Node] = []
+        for node in self._recorded.graph.nodes:
+            if node.op == "placeholder":
+                self._index[node] = len(self._index)
+            elif node.op == "get_attr":
+                self._fill(node, getattr(self._recorded, node.target))
+            elif node.op == "output":
+                outputs = list(node.args[0])
+            else:
+                self._translate(node)
+        written = tuple(sorted(self._written))
+        refs = [Ref(self._index[node]) for node in [*outputs, *(self._written[place] for place in written)]]
+        return Captured(Graph(inputs, self._nodes, refs), written)
+
+    def _fill(self, node: fx.Node, value: Tensor) -> None:
+        """A tensor that the model's Python made from numbers; one number can be written into the program."""
+        entries = value.reshape(-1)
+        if entries.numel() and bool((entries != entries[0]).any()):
+            shape = tuple(value.shape)
+            raise Refused("unsupported_model", f"model: makes a constant tensor {shape} as it runs; register a buffer")
+        number = self._atom(entries[0].item() if entries.numel() else 0, "constant", "model")
+        spec = spec_of("constant", value)
+        self._nodes.append(
+            Node("aten.full.default", [list(spec.shape), number], {"dtype": DTypeName(spec.dtype)}, spec)
+        )
+        self._index[node] = len(self._index)
+
+    def _translate(self, node: fx.Node) -> None:
+        place = self._places.get(node.name, "model")
+        if node.target is torch.ops.aten.copy_.default:
+            self._note_write(node, place)
+        elif getattr(node.target, "__name__", "") == "getitem":
+            self._translate_output(node, place)
+        elif isinstance(node.meta["val"], Tensor):
+            self._append(node, str(node.target), node.args, node.kwargs, place)
+        # A node with several outputs becomes one node for each that is used, at its getitem.
+
+    def _note_write(self, node: fx.Node, place: str) -> None:
+        """A write into an input: its new value is an output. Functionalization leaves no other writes."""
+        target, value = cast(tuple[fx.Node, fx.Node], node.args[:2])
+        if target.op != "placeholder":
+            raise Refused(
+                "unsupported_model", f"model: {place} writes in place into part of a tensor; use a new tensor"
+            )
+        self._written[self._index[target]] = value
+
+    def _translate_output(self, node: fx.Node, place: str) -> None:
+        source, output = cast(tuple[fx.Node, int], node.args)
+        if source.target is torch.ops.aten.split_with_sizes.default:
+            tensor, sizes, dim = (*source.args, 0)[:3]
+            start = sum(cast(list[int], sizes)[:output])
+            stop = start + cast(list[int], sizes)[output]
+            self._append(node, "aten.slice.Tensor", (tensor, dim, start, stop), {}, place)
+        else:
+            self._append(node, f"{source.target}/{output}", source.args, source.kwargs, place)
+
+    def _append(self, node: fx.Node, op: str, args: Sequence[Any], kwargs: dict[str, Any], place: str) -> None:
+        if op == "aten.as_strided.default":
+            op, args = "aten.slice.Tensor", _as_slice(node, place)
+        if op not in OPERATORS:
+            raise Refused(
+                "unsupported_operator",
+                f"model: operator {op} in {place} is not part of {ARITHMETIC}; replace that layer or function",
+            )
+        translated = [self._arg(arg, op, place) for arg in args]
+        named = {k: self._arg(v, op, place) for k, v in kwargs.items() if k not in PLACEMENT and v is not None}
+        self._nodes.append(Node(op, translated, named, spec_of(place, node.meta["val"])))
+        self._index[node] = len(self._index)
+
+    def _arg(self, arg: Any, op: str, place: str) -> Arg:
+        if isinstance(arg, list | tuple):
+            return [self._atom(item, op, place) for item in arg]
+        return self._atom(arg, op, place)
+
+    def _atom(self, arg: Any, op: str, place: str) -> Atom:
+        match arg:
+            case fx.Node():
+                return Ref(self._index[arg])
+            case float():
+                return Float(canonical_number(arg).hex())
+            case torch.dtype() if arg in DTYPE_NAMES:
+                return DTypeName(DTYPE_NAMES[arg])
+            case bool() | int() | None:
+                return arg
+            case torch.dtype():
+                raise Refused("unsupported_dtype", f"model: {op} in {place} uses {arg}; use float32")
+            case _:
+                kind = type(arg).__name__
+                raise Refused("unsupported_model", f"model: {op} in {place} has an argument of type {kind}")
+
+
+def _as_slice(node: fx.Node, place: str) -> tuple[Any, ...]:
+    """Arguments of the slice that an as_strided is, when it comes from splitting a contiguous tensor.
+
+    How a tensor lies in memory is no part of its value, so as_strided itself cannot be part of a program.
+    """
+    source, size, stride, offset = cast(tuple[fx.Node, list[int], list[int], int], (*node.args, 0)[:4])
+    base = source.meta["val"]
+    differing = [d for d in range(base.dim()) if len(size) == base.dim() and size[d] != base.shape[d]]
+    if base.is_contiguous() and tuple(stride) == base.stride() and len(differing) == 1:
+        dim = differing[0]
+        start, rest = divmod(offset, base.stride(dim))
+        if rest == 0 and start + size[dim] <= base.shape[dim]:
+            return (source, dim, start, start + size[dim])
+    raise Refused("unsupported_model", f"model: {place} looks at the memory of a tensor (as_strided); use slices")

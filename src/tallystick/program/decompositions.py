@@ -1,0 +1,146 @@
+"""What a recorded operator is replaced by, so that a program needs few operators.
+
+torch's core decompositions do most of it. Here are the exceptions: normalization in terms of means that can be summed
+exactly, random numbers that are a function of a key instead of a generator's state, and embeddings, whose gradient
+stays one operator because torch's own decomposition would add rows in some order.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch._decomp import core_aten_decompositions, get_decompositions
+
+Table = dict[Any, Callable[..., Any]]
+aten = torch.ops.aten
+
+FURTHER = (
+    aten.native_group_norm,
+    aten.gelu,
+    aten.silu,
+    aten.huber_loss,
+    aten.hardtanh,
+    aten.leaky_relu,
+    aten.mish,
+    aten.hardswish,
+    aten.hardsigmoid,
+    aten.elu,
+    aten.softplus,
+    aten.addcmul,
+    aten.addcdiv,
+    aten.lerp,
+    aten.baddbmm,
+    aten.slice_backward,
+    aten.select_backward,
+    aten.lift_fresh_copy,
+)
+"""Operators beyond the core set that torch can decompose when asked."""
+
+
+class Noise:
+    """Hands out a number to each random operator of a program, in the order in which they are recorded."""
+
+    def __init__(self) -> None:
+        self.key: Tensor | None = None
+        """The program's input that random numbers are keyed by (int64 [2])."""
+        self.streams = 0
+
+    def uniform(self, size: Sequence[int]) -> Tensor:
+        """float32 in [0, 1), a function of (key, number of this operator, element)."""
+        assert self.key is not None
+        stream, self.streams = self.streams, self.streams + 1
+        drawn: Tensor = torch.ops.tallystick.uniform(self.key, list(size), stream)
+        return drawn
+
+
+def table(noise: Noise) -> Table:
+    """The decompositions to record a step with; random operators draw on `noise`."""
+    chosen: Table = cast(Table, dict(core_aten_decompositions().items()))
+    chosen |= get_decompositions(FURTHER)
+    del chosen[aten.embedding_dense_backward.default]
+    return chosen | {
+        aten.native_layer_norm.default: layer_norm,
+        aten.native_batch_norm.default: batch_norm,
+        aten.var.correction: variance,
+        aten.var_mean.correction: lambda *args, **kwargs: (variance(*args, **kwargs), mean(*args, **kwargs)),
+        aten.native_dropout.default: lambda x, p, train: dropout(noise, x, p, train),
+        aten.bernoulli.p: lambda x, p=0.5, generator=None: (noise.uniform(x.shape) < p).to(x.dtype),
+        aten.bernoulli.default: lambda x, generator=None: (noise.uniform(x.shape) < x).to(x.dtype),
+        aten.rand_like.default: lambda x, **kwargs: noise.uniform(x.shape),
+        aten.rand.default: lambda size, **kwargs: noise.uniform(size),
+    }
+
+
+def layer_norm(
+    x: Tensor, shape: Sequence[int], weight: Tensor | None, bias: Tensor | None, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    dims = list(range(x.dim() - len(shape), x.dim()))
+    center = x.mean(dims, keepdim=True)
+    shifted = x - center
+    scale = torch.rsqrt((shifted * shifted).mean(dims, keepdim=True) + eps)
+    return _affine(shifted * scale, weight, bias), center, scale
+
+
+def batch_norm(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    training: bool,
+    momentum: float,
+    eps: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Writes into the running statistics, as ATen's operator does; recording turns that into outputs."""
+    dims = [0, *range(2, x.dim())]
+    along = [1, -1, *([1] * (x.dim() - 2))]
+    affine = [None if part is None else part.view(along) for part in (weight, bias)]
+    if not training:
+        assert running_mean is not None and running_var is not None
+        scale = torch.rsqrt(running_var + eps)
+        normal = (x - running_mean.view(along)) * scale.view(along)
+        return _affine(normal, *affine), x.new_zeros(0), x.new_zeros(0)
+    center = x.mean(dims)
+    shifted = x - center.view(along)
+    spread = (shifted * shifted).mean(dims)
+    scale = torch.rsqrt(spread + eps)
+    if running_mean is not None and running_var is not None:
+        terms = x.numel() // x.shape[1]
+        running_mean.copy_(running_mean * (1 - momentum) + center * momentum)
+        running_var.copy_(running_var * (1 - momentum) + spread * (momentum * terms / (terms - 1)))
+    return _affine(shifted * scale.view(along), *affine), center, scale
+
+
+def mean(x: Tensor, dim: Sequence[int] | None = None, keepdim: bool = False, **kwargs: Any) -> Tensor:
+    return x.mean(_dims(x, dim), keepdim=keepdim)
+
+
+def variance(
+    x: Tensor, dim: Sequence[int] | None = None, *, correction: float | None = 1, keepdim: bool = False
+) -> Tensor:
+    """The mean of the squared differences from the mean, over terms - correction."""
+    dims = _dims(x, dim)
+    shifted = x - x.mean(dims, keepdim=True)
+    terms = math.prod(x.shape[d] for d in dims)
+    divisor = terms - (1 if correction is None else correction)
+    return (shifted * shifted).sum(dims, keepdim=keepdim) / divisor
+
+
+def dropout(noise: Noise, x: Tensor, p: float, train: bool | None) -> tuple[Tensor, Tensor]:
+    """The output and the mask of what was kept."""
+    if train is False or p == 0:
+        return x.clone(), torch.ones_like(x, dtype=torch.bool)
+    kept = noise.uniform(x.shape) >= p
+    factor = 1 / (1 - p) if p < 1 else 0.0
+    return x * kept.to(x.dtype) * factor, kept
+
+
+def _affine(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+    scaled = x if weight is None else x * weight
+    return scaled if bias is None else scaled + bias
+
+
+def _dims(x: Tensor, dim: Sequence[int] | None) -> list[int]:
+    return list(dim) if dim else list(range(x.dim()))
