@@ -157,8 +157,9 @@ def test_malformed_oversized_unsigned_and_replayed_transactions_are_refused(net:
     assert post(net, sign_transaction(key, "another-chain", nonce, Deposit(1))) == (400, "bad_signature")
     assert post(net, sign_transaction(Key.from_seed(b"s" * 32), chain, 1, Deposit(1))) == (400, "unknown_sender")
     with net.dial() as validators:
-        validators.submit(good)
-        assert validators.outcome(good).code == "ok"
+        outcome = validators.submit(good)
+        assert outcome is not None
+        assert outcome.code == "ok"
         assert post(net, good) == (400, "stale_nonce")
         assert validators.account(key.identity).balance == account.balance - 1
 

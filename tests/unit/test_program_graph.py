@@ -196,6 +196,7 @@ BAD_NODES: dict[str, Graph] = {
     "an integer matrix product": one_node("aten.mm.default", [INDEX, INDEX], spec(3, 1, dtype="int64")),
     "an integer past its dtype": one_node("aten.full.default", [[2], 300], spec(2, dtype="uint8"), dtype=BYTE),
     "a fraction for an integer": one_node("aten.full.default", [[2], HALF], spec(2, dtype="int64"), dtype=LONG),
+    "a mean of integers, which ATen does not define": one_node("aten.mean.default", [INDEX], spec()),
     "a bool difference": one_node("aten.sub.Tensor", [FLAG, FLAG], spec(3, 4, dtype="bool")),
     "a bool magnitude": one_node("aten.abs.default", [FLAG], spec(3, 4, dtype="bool")),
     "a float made integer": one_node("aten._to_copy.default", [X], spec(3, 4, dtype="int64"), dtype=DTypeName("int64")),

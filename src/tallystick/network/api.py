@@ -1,7 +1,7 @@
 """The HTTP face of a validator. Workers and clients dial in; nothing here is trusted until the ledger has checked it.
 
     GET  /v1/status                                  who and where this validator is
-    POST /v1/transactions                            a sealed transaction, as bytes
+    POST /v1/transactions?wait_ms=                   a sealed transaction, as bytes; waits for its execution
     GET  /v1/transactions/{hash}?wait_ms=            what became of it
     GET  /v1/accounts/{identity}                     balance, stake, nonce
     GET  /v1/money                                   all of it, to check conservation
@@ -63,8 +63,9 @@ class Api:
 
     async def _submit(self, request: Request) -> views.Submitted:
         data = await _bounded_body(request, MAX_TRANSACTION_BYTES)
+        name, seconds = blob_name(data), _wait_seconds(request)
         self._engine.submit(data)
-        return views.Submitted(blob_name(data))
+        return views.Submitted(name, await self._node.until(lambda: self._node.journal.result(name), seconds))
 
     async def _transaction(self, request: Request) -> views.TransactionView:
         name = request.path_params["hash"]

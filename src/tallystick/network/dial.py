@@ -82,17 +82,19 @@ class Validators:
     def events(self, after: int, wait_ms: int = WAIT_MS) -> list[views.EventView]:
         return self._get(f"/v1/events?after={after}&wait_ms={wait_ms}", views.Events, wait_ms).events
 
-    def submit(self, transaction: bytes) -> str:
-        """Hands in a sealed transaction and returns its hash.
+    def submit(self, transaction: bytes) -> views.TransactionView | None:
+        """Hands in a sealed transaction and waits a little for its execution; None if that takes longer.
 
         Raises:
             Refused: with the validator's reason.
             UnreachableError
         """
-        return self._ask("POST", "/v1/transactions", views.Submitted, content=transaction).hash
+        path, timeout = f"/v1/transactions?wait_ms={WAIT_MS}", REPLY_SECONDS + WAIT_MS / 1000
+        return self._ask("POST", path, views.Submitted, timeout, transaction).outcome
 
     def outcome(self, transaction: bytes) -> views.TransactionView:
-        """Waits until a submitted transaction has been executed, handing it in again where it may have been lost.
+        """Waits until a submitted transaction has been executed, asking the other validators and handing it in again
+        where it may have been lost.
 
         Raises:
             Refused: the transaction can no longer be executed.
@@ -101,12 +103,12 @@ class Validators:
         name = blob_name(transaction)
         give_up = time.monotonic() + EXECUTION_SECONDS
         while time.monotonic() < give_up:
+            self._current += 1
             try:
                 return self._get(f"/v1/transactions/{name}?wait_ms={WAIT_MS}", views.TransactionView, WAIT_MS)
             except Refused as refused:
                 if refused.code != "no_such_transaction":
                     raise
-            self._current += 1
             self._hand_in_again(transaction)
         raise UnreachableError(
             f"transaction {name}: not executed within {EXECUTION_SECONDS:.0f} s; is a quorum running?"
@@ -160,12 +162,15 @@ class Sender:
     def __init__(self, key: Key, validators: Validators) -> None:
         self._key, self._validators = key, validators
         self._chain: str | None = None
-        self._nonce = 0
+        self._nonce: int | None = None
+        """Of the last transaction; None when the ledger must be asked."""
 
     def sign(self, body: AnyBody) -> bytes:
         if self._chain is None:
             self._chain = self._validators.status().chain
-        self._nonce = max(self._nonce, self._validators.account(self._key.identity).nonce) + 1
+        if self._nonce is None:
+            self._nonce = self._validators.account(self._key.identity).nonce
+        self._nonce += 1
         return sign_transaction(self._key, self._chain, self._nonce, body)
 
     def send(self, body: AnyBody) -> views.TransactionView:
@@ -176,8 +181,11 @@ class Sender:
             UnreachableError
         """
         transaction = self.sign(body)
-        self._validators.submit(transaction)
-        outcome = self._validators.outcome(transaction)
+        try:
+            outcome = self._validators.submit(transaction) or self._validators.outcome(transaction)
+        except TallystickError:
+            self._nonce = None
+            raise
         if outcome.code != "ok":
             raise Refused(outcome.code, outcome.reason)
         return outcome

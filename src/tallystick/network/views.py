@@ -31,15 +31,17 @@ class Status(msgspec.Struct, frozen=True):
     """Messages of other validators that were refused, by reason code."""
 
 
-class Submitted(msgspec.Struct, frozen=True):
-    hash: str
-
-
 class TransactionView(msgspec.Struct, frozen=True):
     hash: str
     height: int
     code: str
     reason: str
+
+
+class Submitted(msgspec.Struct, frozen=True):
+    hash: str
+    outcome: TransactionView | None
+    """What became of it, if that was known before the request's wait was over."""
 
 
 class AccountView(msgspec.Struct, frozen=True):
@@ -115,6 +117,8 @@ class TaskWork(msgspec.Struct, frozen=True):
     steps: int
     micro_batches: int
     step: int
+    last: StepView | None
+    """The step before `step`, which a machine that was there needs to go on."""
     standing: str
     items: list[WorkItem]
 
@@ -179,8 +183,13 @@ def task_view(task: Task) -> TaskView:
 
 
 def history(task: Task, start: int) -> History:
-    part = enumerate(task.history[start : start + MAX_HISTORY], start=start)
-    return History(task.id, [StepView(step, record.root, record.total, record.loss) for step, record in part])
+    last = min(start + MAX_HISTORY, len(task.history))
+    return History(task.id, [_step_view(task, step) for step in range(start, last)])
+
+
+def _step_view(task: Task, step: int) -> StepView:
+    record = task.history[step]
+    return StepView(step, record.root, record.total, record.loss)
 
 
 def work(state: State, identity: str) -> Work:
@@ -204,6 +213,7 @@ def _task_work(task: Task, identity: str) -> TaskWork:
         steps=task.steps,
         micro_batches=task.micro_batches,
         step=task.step,
+        last=_step_view(task, task.step - 1) if task.step else None,
         standing=task.workers[identity].standing,
         items=[item for item in items if item.phase in {"assigned", "committed"}],
     )

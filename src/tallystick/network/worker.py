@@ -120,7 +120,9 @@ class Worker:
         if follower is None:
             terms = Terms(task.spec, task.initial_root, task.steps, task.micro_batches)
             follower = self._followers[task.task] = Follower(self._blobs, terms)
-        if follower.step < task.step:
+        if task.last is not None and follower.step == task.step - 1:
+            follower.follow(records([task.last]))
+        elif follower.step < task.step:
             follower.follow(records(self._validators.history(task.task, follower.step)))
         if follower.step != task.step:
             raise Refused("wrong_step", f"task {task.task[:12]}: at step {follower.step}, the ledger at {task.step}")

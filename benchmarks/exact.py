@@ -1,0 +1,115 @@
+"""What exact training costs beside plain PyTorch on this machine: time per step and peak memory.
+
+    python -m benchmarks.exact [--json FILE] [--threads N] [--only PATTERN] [--repeats N]
+
+`native` is the compiled library (int8 digits where the processor has a dot product for them), `float64` is the same
+arithmetic in PyTorch alone, with the library switched off.
+"""
+
+import argparse
+import fnmatch
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+
+from benchmarks.cases import NAMES
+from benchmarks.measuring import OURS, PLAIN
+from benchmarks.report import Row, middle_and_spread, missing_row, progress, publish, ratio_row
+
+PROFILES: Final = ("full", "fast")
+PATHS: Final = ("native", "float64")
+TIME_BARS: Final = {
+    ("product", "full"): 1.6,
+    ("product", "fast"): 0.9,
+    ("mlp", "full"): 1.8,
+    ("mlp", "fast"): 1.1,
+    ("resnet", "full"): 2.5,
+    ("resnet", "fast"): 2.0,
+    ("transformer", "full"): 2.0,
+    ("transformer", "fast"): 1.5,
+}
+"""Largest time of ours over PyTorch's, native path."""
+FLOAT64_BAR: Final = 3.0
+MEMORY_BAR: Final = 2.0
+CHILD_LIMIT_S: Final = 900
+
+
+def measure(what: str, case: str, profile: str, path: str, threads: int, last: str, program: Path) -> dict[str, Any]:
+    """Runs one measurement in a fresh process; a failure is a reason, like any other."""
+    command = [sys.executable, "-m", "benchmarks.measuring"]
+    arguments = [what, case, profile, path, str(threads), last, str(program)]
+    environment = os.environ | {"TALLYSTICK_NATIVE": "1" if path == "native" else "0"}
+    try:
+        done = subprocess.run(
+            [*command, *arguments],
+            env=environment,
+            cwd=Path(__file__).parents[1],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=CHILD_LIMIT_S,
+        )
+    except subprocess.TimeoutExpired:
+        return {"reason": f"took more than {CHILD_LIMIT_S} s"}
+    if done.returncode != 0:
+        return {"reason": f"failed: {(done.stderr.strip().splitlines() or ['no message'])[-1][:200]}"}
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return result
+
+
+def rows_of(case: str, profile: str, path: str, threads: int, repeats: int) -> Iterator[Row]:
+    """Time against every baseline, then peak memory."""
+    label = f"{NAMES[case]}, {profile}, {path}"
+    bar = TIME_BARS[case, profile] if path == "native" else FLOAT64_BAR
+    with tempfile.TemporaryDirectory() as folder:
+        program = Path(folder) / "program.json"
+        timing = measure("time", case, profile, path, threads, str(repeats), program)
+        if "reason" in timing:
+            yield missing_row(label, "ms", PLAIN, bar, f"not supported: {timing['reason']}")
+            return
+        ours, spread = middle_and_spread(timing["samples"].pop(OURS))
+        for name, samples in timing["samples"].items():
+            theirs, their_spread = middle_and_spread(samples)
+            note = f"middle half {spread} against {their_spread}"
+            yield ratio_row(label, "ms", ours, theirs, name, bar if name == PLAIN else None, note)
+        peaks = [measure("memory", case, profile, path, threads, side, program) for side in (OURS, PLAIN)]
+        reasons = [peak["reason"] for peak in peaks if "reason" in peak]
+        label = f"{label}: peak memory"
+        if reasons:
+            yield missing_row(label, "MiB", PLAIN, MEMORY_BAR, f"not measured: {reasons[0]}")
+        else:
+            yield ratio_row(label, "MiB", peaks[0]["peak"], peaks[1]["peak"], PLAIN, MEMORY_BAR)
+
+
+def chosen_cases(only: str) -> list[tuple[str, str, str]]:
+    """Case, profile and path of everything whose name, such as "mlp,full,native", has or matches `only`."""
+    every = [(case, profile, path) for case in NAMES for profile in PROFILES for path in PATHS]
+    return [parts for parts in every if fnmatch.fnmatch(",".join(parts), f"*{only}*")]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.exact", description=str(__doc__).splitlines()[0])
+    parser.add_argument("--json", type=Path, help="also write the rows to this file")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="for both sides")
+    parser.add_argument("--only", default="", help='cases, such as "mlp", "mlp,full,native" or "fast,*"')
+    parser.add_argument("--repeats", type=int, default=21, help="runs of each side, interleaved")
+    options = parser.parse_args()
+    cases = chosen_cases(options.only)
+    if not cases:
+        parser.error(f"--only {options.only!r} matches no case; there are {', '.join(NAMES)}, with profile and path")
+    rows = []
+    for parts in cases:
+        progress(f"measuring {', '.join(parts)}")
+        rows += list(rows_of(*parts, options.threads, options.repeats))
+    publish(rows, options.threads, options.json)
+
+
+if __name__ == "__main__":
+    main()
