@@ -13,7 +13,7 @@ from typing import Any, Final, cast
 import torch
 from torch import Tensor, fx
 from torch._subclasses.fake_tensor import DataDependentOutputException
-from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx.experimental.proxy_tensor import get_proxy_mode, make_fx
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -29,6 +29,14 @@ from tallystick.program.places import Places
 
 PLACEMENT: Final = frozenset({"device", "layout", "pin_memory", "memory_format", "non_blocking"})
 """Keyword arguments that say where and how a tensor lies, not what is in it."""
+COPIES: Final = {
+    "aten.copy.default": 1,
+    "aten.alias.default": 0,
+    "aten.clone.default": 0,
+    "aten.detach.default": 0,
+    "aten.lift_fresh_copy.default": 0,
+}
+"""Operators that return one of their arguments, and which: values never change here, so no copy is needed."""
 
 
 class TraceError(TallystickError):
@@ -72,6 +80,12 @@ def capture(
             recorded = make_fx(
                 functional, decomposition_table=table(noise), tracing_mode="fake", _allow_non_fake_inputs=True
             )(*distinct)
+            # Once more: some decompositions write in place into what they have just made.
+            recorded.graph.eliminate_dead_code()
+            replay = _Replay(recorded, places.of)
+            recorded = make_fx(torch.func.functionalize(replay.run), tracing_mode="fake", _allow_non_fake_inputs=True)(
+                *distinct
+            )
     except Refused:
         raise
     except (GuardOnDataDependentSymNode, DataDependentOutputException) as error:
@@ -81,7 +95,7 @@ def capture(
         reason = str(error).splitlines()[0][:300] if str(error) else type(error).__name__
         raise TraceError(f"model: {places.here}: cannot be recorded as a graph: {reason}") from error
     recorded.graph.eliminate_dead_code()
-    return _Translation(recorded, places.of).translate([spec_of(n, v) for n, v in example.items()])
+    return _Translation(recorded, replay.places).translate([spec_of(n, v) for n, v in example.items()])
 
 
 def spec_of(name: str, value: Tensor) -> TensorSpec:
@@ -106,6 +120,24 @@ def _reducing() -> Iterator[None]:
             yield
     finally:
         torch._C._set_mkldnn_enabled(before)
+
+
+class _Replay(fx.Interpreter):
+    """Runs a recorded graph to record it again, and keeps track of where its nodes come from."""
+
+    def __init__(self, recorded: fx.GraphModule, before: dict[str, str]) -> None:
+        super().__init__(recorded)
+        self._before = before
+        self.places: dict[str, str] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        result = super().run_node(n)
+        mode = get_proxy_mode()
+        for node in reversed(mode.tracer.graph.nodes) if mode is not None else ():
+            if node.name in self.places:
+                break
+            self.places[node.name] = self._before.get(n.name, "model")
+        return result
 
 
 class _Translation:
@@ -151,6 +183,10 @@ class _Translation:
             self._note_write(node, place)
         elif getattr(node.target, "__name__", "") == "getitem":
             self._translate_output(node, place)
+        elif str(node.target) in COPIES and _alike(node, value := cast(fx.Node, node.args[COPIES[str(node.target)]])):
+            self._index[node] = self._index[value]
+        elif node.target is torch.ops.aten.transpose.int:
+            self._append(node, "aten.permute.default", _as_permutation(node), {}, place)
         elif isinstance(node.meta["val"], Tensor):
             self._append(node, str(node.target), node.args, node.kwargs, place)
         # A node with several outputs becomes one node for each that is used, at its getitem.
@@ -207,6 +243,18 @@ class _Translation:
             case _:
                 kind = type(arg).__name__
                 raise Refused("unsupported_model", f"model: {op} in {place} has an argument of type {kind}")
+
+
+def _alike(node: fx.Node, other: fx.Node) -> bool:
+    mine, theirs = node.meta["val"], other.meta["val"]
+    return bool(mine.shape == theirs.shape and mine.dtype == theirs.dtype)
+
+
+def _as_permutation(node: fx.Node) -> tuple[Any, ...]:
+    source, first, second = cast(tuple[fx.Node, int, int], node.args)
+    order = list(range(source.meta["val"].dim()))
+    order[first], order[second] = order[second], order[first]
+    return (source, order)
 
 
 def _as_slice(node: fx.Node, place: str) -> tuple[Any, ...]:
