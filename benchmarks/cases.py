@@ -18,7 +18,7 @@ from tallystick.errors import TallystickError
 from tallystick.exact import products
 from tallystick.program.graph import INTEGER_BITS, Profile, StepProgram
 from tallystick.program.optimizers import SGD, Tensors
-from tallystick.program.schedule import ConstantRate
+from tallystick.program.schedule import ConstantRate, Rate
 from tallystick.program.spec import DataSet, TrainingSpec
 from tallystick.program.trace import Loss, specs, trace
 from tallystick.program.training import Training, initial_state, prepare_training, train_step
@@ -117,7 +117,7 @@ def program_of(workload: Workload, profile: Profile) -> StepProgram:
 
 def exact_step(workload: Workload, program: StepProgram) -> Action:
     """One step of ours, each time it is called."""
-    training, state = started(built(workload), program, workload.records(), workload.rate)
+    training, state = started(built(workload), program, workload.records(), ConstantRate(workload.rate))
     done = 0
 
     def step() -> None:
@@ -129,7 +129,7 @@ def exact_step(workload: Workload, program: StepProgram) -> Action:
 
 
 def started(
-    model: nn.Module, program: StepProgram, records: Tensors, rate: str, seed: int = SEED
+    model: nn.Module, program: StepProgram, records: Tensors, rate: Rate, seed: int = SEED
 ) -> tuple[Training, Tensors]:
     """A run that is ready for step 0, and its state."""
     data = DataSet(NOBODY, NOBODY, specs(records))
@@ -143,7 +143,7 @@ def started(
         steps=10**6,
         micro_batches=1,
         seed=seed,
-        learning_rate=ConstantRate(rate),
+        learning_rate=rate,
     )
     training = prepare_training(spec, program, records)
     parameters = {name: value.detach() for name, value in model.named_parameters()}

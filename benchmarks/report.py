@@ -25,6 +25,10 @@ WIDTH: Final = 150
 """Of tables that go to a file or a pipe."""
 
 
+SHARE: Final = "% right"
+"""The unit of accuracies: their bar is a difference, where every other bar is a ratio."""
+
+
 class Row(msgspec.Struct, frozen=True):
     """One comparison. Smaller is better for time and memory."""
 
@@ -52,11 +56,11 @@ def ratio_row(what: str, unit: str, ours: float, baseline: float, name: str, bar
     return Row(what, unit, ours, baseline, name, ratio, bar, None if bar is None else ratio <= bar, note)
 
 
-def difference_row(what: str, unit: str, ours: float, baseline: float, name: str, bar: float | None) -> Row:
-    """A row whose bar is a limit on how far ours is from the baseline, either way."""
+def difference_row(what: str, ours: float, baseline: float, name: str, bar: float | None) -> Row:
+    """A row of accuracies, whose bar is a limit on how far ours is from the baseline, either way."""
     difference = ours - baseline
     met = None if bar is None else abs(difference) <= bar
-    return Row(what, unit, ours, baseline, name, None, bar, met, f"difference {difference:+.3f}")
+    return Row(what, SHARE, ours, baseline, name, None, bar, met, f"difference {difference:+.3f}")
 
 
 def missing_row(what: str, unit: str, name: str, bar: float | None, reason: str) -> Row:
@@ -125,28 +129,17 @@ def publish(rows: Iterable[Row], threads: int, file: Path | None) -> Report:
 def table(rows: Sequence[Row]) -> Table:
     result = Table("what", "unit", "ours", "baseline", "against", "ratio", "bar", "met", "note")
     for row in rows:
-        bar = (
-            ""
-            if row.bar is None
-            else f"<= {row.bar:g}x"
-            if row.ratio is not None or row.ours is None
-            else f"+-{row.bar:g}"
-        )
-        met = "" if row.met is None else "yes" if row.met else "NO"
+        numbers = (_number(row.ours), _number(row.baseline))
         ratio = "" if row.ratio is None else f"{row.ratio:.2f}x"
-        cells = (
-            row.what,
-            row.unit,
-            _number(row.ours),
-            _number(row.baseline),
-            row.baseline_name,
-            ratio,
-            bar,
-            met,
-            row.note,
-        )
-        result.add_row(*cells)
+        met = "" if row.met is None else "yes" if row.met else "NO"
+        result.add_row(row.what, row.unit, *numbers, row.baseline_name, ratio, _bar(row), met, row.note)
     return result
+
+
+def _bar(row: Row) -> str:
+    if row.bar is None:
+        return ""
+    return f"+-{row.bar:g}" if row.unit == SHARE else f"<= {row.bar:g}x"
 
 
 def _number(value: float | None) -> str:

@@ -7,7 +7,7 @@ The text that both follow is docs/exact-v1.md.
 import struct
 from collections.abc import Sequence
 from fractions import Fraction
-from math import factorial, inf, isinf, isnan, nan
+from math import factorial, inf, isinf, isnan, isqrt, nan
 
 SMALLEST = Fraction(1, 2**126)
 LARGEST = (2**24 - 1) * Fraction(2) ** 104
@@ -15,6 +15,27 @@ LOG2_E = 0x171547652B82FE * Fraction(1, 2**52)
 LN2_HIGH = 0x162E42FEE00000 * Fraction(1, 2**53)
 LN2_LOW = 0x1A39EF35793C76 * Fraction(1, 2**85)
 SQRT_2 = 0x16A09E667F3BCD * Fraction(1, 2**52)
+TWO_OVER_PI = 0x145F306DC9C883 * Fraction(1, 2**53)
+HALF_PI = (
+    0x1921FB544 * Fraction(1, 2**32),
+    0x10B4611A6 * Fraction(1, 2**66),
+    0x13198A2E037073 * Fraction(1, 2**121),
+)
+
+
+def hexadecimal(text: str) -> list[Fraction]:
+    return [Fraction(float.fromhex(word)) for word in text.split()]
+
+
+ERF_UPPER = hexadecimal(
+    "0x1.29560d780a574p-49 0x1.1dff26490a273p-36 0x1.3361c05adf724p-29 0x1.463ae8bcf60d9p-24 0x1.43f1fbca7e0a4p-19 "
+    "0x1.461b9cbb030ebp-15 0x1.6cfa1e4acce6cp-11 0x1.77ad15bf68135p-8 0x1.fab56dfd01273p-5 0x1.a18585ebfbbf1p-3 "
+    "0x1.20dd750429b84p+0"
+)
+ERF_LOWER = hexadecimal(
+    "0x1.115f6bbde5564p-41 0x1.12831fa1890c1p-32 0x1.da683c94a8ba4p-27 0x1.e1cf473fd946fp-22 0x1.54fad4224601ep-17 "
+    "0x1.64434a56c5299p-13 0x1.16581b02b5c87p-9 0x1.4023df362dd84p-6 0x1.025c2280f455dp-3 0x1.072bdfb17afa6p-1 0x1p0"
+)
 
 
 def bits(x: float) -> int:
@@ -108,6 +129,137 @@ def log(x: float) -> float:
     terms = [float64(Fraction(2, n)) for n in range(17, 0, -2)]
     series = float64(s * horner(terms, float64(s * s)))
     return float32(float64(float64(k * LN2_HIGH) + float64(series + float64(k * LN2_LOW))))
+
+
+def expm1_wide(x: Fraction) -> Fraction:
+    k = round(float64(x * LOG2_E))
+    r = float64(float64(x - float64(k * LN2_HIGH)) - float64(k * LN2_LOW))
+    terms = [float64(Fraction(1, factorial(n))) for n in range(12, 0, -1)]
+    scale = Fraction(2) ** k
+    return float64(float64(r * horner(terms, r)) * scale + float64(scale - 1))
+
+
+def exp_wide(x: Fraction) -> Fraction:
+    k = round(float64(x * LOG2_E))
+    r = float64(float64(x - float64(k * LN2_HIGH)) - float64(k * LN2_LOW))
+    return horner([float64(Fraction(1, factorial(n))) for n in range(11, -1, -1)], r) * Fraction(2) ** k
+
+
+def within(x: float, low: int, high: int) -> Fraction:
+    return Fraction(min(max(x, low), high))
+
+
+def expm1(x: float) -> float:
+    return nan if isnan(x) else float32(expm1_wide(within(x, -104, 89)))
+
+
+def sigmoid(x: float) -> float:
+    return nan if isnan(x) else float32(float64(1 / float64(1 + exp_wide(-within(x, -104, 89)))))
+
+
+def tanh(x: float) -> float:
+    if isnan(x):
+        return nan
+    excess = expm1_wide(2 * within(abs(x), 0, 10))
+    return float32(float64(excess / float64(excess + 2)) * (-1 if x < 0 else 1))
+
+
+def erf(x: float) -> float:
+    if isnan(x):
+        return nan
+    magnitude = within(abs(x), 0, 4)
+    square = float64(magnitude * magnitude)
+    upper = float64(magnitude * horner(ERF_UPPER, square))
+    return float32(float64(upper / horner(ERF_LOWER, square)) * (-1 if x < 0 else 1))
+
+
+def log1p(x: float) -> float:
+    if isnan(x) or x < -1:
+        return nan
+    if x == -1 or isinf(x):
+        return -inf if x == -1 else inf
+    if abs(x) <= 0.25:
+        return float32(log_wide(0, float64(Fraction(x) / float64(Fraction(x) + 2))))
+    above_one = float64(1 + Fraction(x))
+    k = exponent_above(above_one) - 1
+    m = above_one / Fraction(2) ** k
+    if m > SQRT_2:
+        k, m = k + 1, m / 2
+    return float32(log_wide(k, float64(float64(m - 1) / float64(m + 1))))
+
+
+def log_wide(k: int, s: Fraction) -> Fraction:
+    series = float64(s * horner([float64(Fraction(2, n)) for n in range(17, 0, -2)], float64(s * s)))
+    return float64(float64(k * LN2_HIGH) + float64(series + float64(k * LN2_LOW)))
+
+
+def rotated(x: float, quarters: int) -> float:
+    wide = Fraction(x)
+    k = round(float64(wide * TWO_OVER_PI))
+    r = wide
+    for part in HALF_PI:
+        r = float64(r - float64(k * part))
+    square, quadrant = float64(r * r), (k + quarters) % 4
+    if quadrant % 2:
+        value = horner([float64(Fraction((-1) ** n, factorial(2 * n))) for n in range(8, -1, -1)], square)
+    else:
+        sines = [float64(Fraction((-1) ** n, factorial(2 * n + 1))) for n in range(7, -1, -1)]
+        value = float64(r * horner(sines, square))
+    return float32(-value if quadrant >= 2 else value)
+
+
+def sin(x: float) -> float:
+    return rotated(x, 0)
+
+
+def cos(x: float) -> float:
+    return rotated(x, 1)
+
+
+def sqrt(x: float) -> float:
+    """From the integer square root of a scaled integer, with 40 bits more than are kept."""
+    if isnan(x) or x < 0:
+        return nan
+    if x == 0 or isinf(x):
+        return x
+    scaled_up = Fraction(x) * 2**400
+    root = isqrt(int(scaled_up))
+    sticky = Fraction(1, 4) if root * root != scaled_up else Fraction(0)
+    return float32((root + sticky) / 2**200)
+
+
+def divide(a: float, b: float) -> float:
+    """Of finite numbers, b not 0."""
+    return float32(Fraction(a) / Fraction(b))
+
+
+def power(x: float, exponent: int) -> float:
+    """Of a finite x, not 0 if the exponent is negative; results within float64's range."""
+    if exponent in {0, 1}:
+        return x if exponent else 1.0
+    if exponent == -1:
+        return divide(1.0, x)
+    if exponent in {2, 3}:
+        square = float32(Fraction(x) ** 2)
+        return square if exponent == 2 else float32(Fraction(square) * Fraction(x))
+    result = Fraction(x)
+    for bit in bin(abs(exponent))[3:]:
+        result = float64(result * result)
+        result = float64(result * Fraction(x)) if bit == "1" else result
+    return float32(result if exponent > 0 else float64(1 / result))
+
+
+def running_totals(values: Sequence[float]) -> list[float]:
+    integers, unit = scaled(values, 30)
+    return [float32(float64(Fraction(sum(integers[: i + 1]))) * unit) for i in range(len(integers))]
+
+
+def uniform(key: Sequence[int], stream: int, count: int) -> list[float]:
+    words: list[int] = []
+    for block in range((count + 3) // 4):
+        counter = [block % 2**32, block >> 32, stream % 2**32, stream >> 32 & 0xFFFF_FFFF]
+        words += philox(key[0] % 2**32 | key[1] % 2**32 << 32, counter)
+    return [(word >> 8) / 2**24 for word in words[:count]]
 
 
 def to_fixed(gradient: float, exponent: int, micro_batches: int) -> int:

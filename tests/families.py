@@ -167,10 +167,16 @@ SIZE, MICRO_BATCHES = 16, 2
 
 def start(name: str, profile: Profile = "full", steps: int = 1000) -> tuple[Training, Tensors, nn.Module]:
     """A prepared run of a family, its state before step 0, and the model that it was traced from."""
-    family = FAMILIES[name]
-    records = family.data(_digits())
     torch.manual_seed(3)
-    model = family.model()
+    model = FAMILIES[name].model()
+    return *start_with(model, FAMILIES[name], profile, steps), model
+
+
+def start_with(
+    model: nn.Module, family: Family, profile: Profile = "full", steps: int = 1000
+) -> tuple[Training, Tensors]:
+    """A prepared run of any model on a family's data and terms, and its state before step 0."""
+    records = family.data(_digits())
     example = {key: value[:SIZE] for key, value in records.items()}
     traced = trace(model, loss_function(family.loss), family.optimizer, example, profile)
     spec = TrainingSpec(
@@ -186,4 +192,4 @@ def start(name: str, profile: Profile = "full", steps: int = 1000) -> tuple[Trai
         learning_rate=family.rate,
     )
     training = prepare_training(spec, traced.program, records)
-    return training, initial_state(training, traced.parameters, traced.slots, traced.buffers), model
+    return training, initial_state(training, traced.parameters, traced.slots, traced.buffers)

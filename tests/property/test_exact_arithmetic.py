@@ -16,7 +16,7 @@ from tallystick.errors import NonFiniteError, Refused
 from tallystick.exact import products
 from tallystick.exact.accumulate import entry_bits, loss_to_fixed, mean_of, next_exponent, peak_of, to_fixed
 from tallystick.exact.functions import exp, log
-from tallystick.exact.products import EXACT_TERMS, MAX_TERMS, matmul
+from tallystick.exact.products import FULL_BITS, exact_terms, matmul, max_terms
 from tallystick.exact.sums import exact_sum
 
 Rows = list[list[float]]
@@ -83,8 +83,8 @@ def test_exp_and_log_have_the_bits_of_the_reference(values: list[float], flush: 
 
 
 @settings(max_examples=25, deadline=None)
-@given(SEEDS, st.integers(1, 3 * EXACT_TERMS), st.sampled_from([1.0, 1e-3, 1e30]))
-@example(0, 3 * EXACT_TERMS, 1.0)
+@given(SEEDS, st.integers(1, 3 * exact_terms(FULL_BITS)), st.sampled_from([1.0, 1e-3, 1e30]))
+@example(0, 3 * exact_terms(FULL_BITS), 1.0)
 def test_permuting_the_inner_dimension_changes_no_bit(seed: int, terms: int, size: float) -> None:
     generator = torch.Generator().manual_seed(seed)
     a, b = torch.randn(3, terms, generator=generator) * size, torch.randn(terms, 2, generator=generator)
@@ -109,7 +109,7 @@ def test_results_are_as_near_to_the_true_ones_as_the_scales_allow(seed: int, ter
     assert bool(((exact_sum(a, (1,)).double() - total).abs() <= bound).all())
 
 
-@pytest.mark.parametrize("terms", [EXACT_TERMS, EXACT_TERMS + 1, 3 * EXACT_TERMS + 5])
+@pytest.mark.parametrize("terms", [exact_terms(FULL_BITS), exact_terms(FULL_BITS) + 1, 3 * exact_terms(FULL_BITS) + 5])
 def test_the_largest_integers_still_add_up_exactly(terms: int) -> None:
     """Every entry rounds to 2**INTEGER_BITS, so the sum reaches 2**53, and goes beyond it in int64."""
     near_two = 2 - 2.0**-23
@@ -119,11 +119,11 @@ def test_the_largest_integers_still_add_up_exactly(terms: int) -> None:
     assert matmul(a, b).item() == reference.float32(Fraction(expected))
     column = 2.0**20 - 1 - 2 * (torch.arange(terms, dtype=torch.float64) % 5)  # odd, so that a lost unit would show
     exact = sum(int(value) ** 2 for value in column.tolist())
-    assert products._integer_product(column[None], column[:, None]).item() == float(exact)
+    assert products._integer_product(column[None], column[:, None], exact_terms(FULL_BITS)).item() == float(exact)
 
 
 def test_a_product_over_too_many_terms_is_refused() -> None:
-    vector = torch.zeros(1).expand(MAX_TERMS + 1)
+    vector = torch.zeros(1).expand(max_terms(FULL_BITS) + 1)
     with pytest.raises(Refused) as refused:
         matmul(vector[None], vector[:, None])
     assert refused.value.code == "too_large"

@@ -56,6 +56,7 @@ def validator(
 
     running.start_logging()
     running.one_torch_thread()
+    running.require_exact_arithmetic()
     if stop_on_eof:
         running.stop_on_eof()
 

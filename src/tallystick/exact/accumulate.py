@@ -15,6 +15,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from tallystick.exact.native import accumulate as compiled
 from tallystick.exact.rounding import exponent_above, power_of_two, require_finite, to_float32
 
 SUM_BITS: Final = 30
@@ -40,6 +41,8 @@ def peak_of(gradient: Tensor) -> Tensor:
     Raises:
         NonFiniteError: the gradient holds an infinity or a NaN.
     """
+    if compiled.usable(gradient):
+        return _exponent(compiled.peak_bits(gradient))
     peak = gradient.abs().amax() if gradient.numel() else gradient.new_zeros(())
     require_finite(peak, "a gradient")
     return exponent_above(peak).to(torch.int32)
@@ -48,12 +51,32 @@ def peak_of(gradient: Tensor) -> Tensor:
 def to_fixed(gradient: Tensor, exponent: Tensor, micro_batches: int) -> Tensor:
     """Rounds `gradient` (float32) to int32 in units of 2**(exponent - entry_bits), limited to 2**entry_bits units."""
     bits = entry_bits(micro_batches)
+    if compiled.usable(gradient):
+        return compiled.fixed_and_peak(gradient, bits - int(exponent), bits)[0]
     units = torch.round(gradient.to(torch.float64) * power_of_two(bits - exponent.to(torch.int64)))
     return units.clamp(-(2.0**bits), 2.0**bits).to(torch.int32)
 
 
+def fixed_and_peak(gradient: Tensor, exponent: Tensor, micro_batches: int) -> tuple[Tensor, Tensor]:
+    """`to_fixed` and `peak_of`, with one pass over memory where there is a compiled kernel."""
+    if not compiled.usable(gradient):
+        return to_fixed(gradient, exponent, micro_batches), peak_of(gradient)
+    bits = entry_bits(micro_batches)
+    fixed, peak = compiled.fixed_and_peak(gradient, bits - int(exponent), bits)
+    return fixed, _exponent(peak)
+
+
+def _exponent(magnitude_bits: int) -> Tensor:
+    """`exponent_above` of a float32 given by its bits, as an int32 scalar."""
+    peak = torch.tensor(magnitude_bits, dtype=torch.int32).view(torch.float32)
+    require_finite(peak, "a gradient")
+    return exponent_above(peak).to(torch.int32)
+
+
 def mean_of(total: Tensor, exponent: Tensor, micro_batches: int) -> Tensor:
     """The mean gradient (float32) from the int32 sum over all `micro_batches`."""
+    if compiled.usable(total):
+        return compiled.mean_of(total, int(exponent) - entry_bits(micro_batches), micro_batches)
     unit = power_of_two(exponent.to(torch.int64) - entry_bits(micro_batches))
     return to_float32(total.to(torch.float64) * unit / micro_batches)
 

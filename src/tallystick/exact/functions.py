@@ -1,8 +1,10 @@
-"""exp and log from fixed polynomials in float64, multiply and add apart, rounded to float32 once.
+"""exp, log and their kin from fixed polynomials in float64, multiply and add apart, rounded to float32 once.
 
 float64 multiplication, addition and division are correctly rounded everywhere (IEEE 754), and torch performs each of
-them as its own operation, so nothing can be contracted into a fused multiply-add. The polynomials are good to about
-2**-42, so nearly every result is the correctly rounded one; what matters is that it is the same one everywhere.
+them as its own operation, so nothing can be contracted into a fused multiply-add. The approximations are good to
+about 2**-42, so nearly every result is the correctly rounded one; what matters is that it is the same one everywhere.
+
+An integer tensor enters as the nearest float32. NaN gives NaN, and infinities the limit of the function.
 """
 
 import math
@@ -11,7 +13,12 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from tallystick.exact.rounding import EXPONENT_BIAS_32, power_of_two, to_float32
+from tallystick.exact.rounding import EXPONENT_BIAS_64, power_of_two, to_float32
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    return tuple(map(float.fromhex, text.split()))
+
 
 LOG2_E: Final = float.fromhex("0x1.71547652b82fep+0")
 LN2_HIGH: Final = float.fromhex("0x1.62e42fee00000p-1")
@@ -21,9 +28,28 @@ EXP_OVERFLOW: Final = 89.0
 EXP_UNDERFLOW: Final = -104.0
 EXP_TERMS: Final = tuple(1.0 / math.factorial(n) for n in range(11, -1, -1))
 """Taylor coefficients of exp, highest first; |r| <= ln(2)/2 leaves an error below 2**-46."""
+EXPM1_TERMS: Final = tuple(1.0 / math.factorial(n) for n in range(12, 0, -1))
+"""Taylor coefficients of (exp(r) - 1) / r, highest first; relative error below 2**-49."""
 LOG_TERMS: Final = tuple(2.0 / n for n in range(17, 0, -2))
 """Coefficients of 2*atanh(s)/s in s*s, highest first; |s| <= 0.172 leaves an error below 2**-49."""
+LOG1P_NEAR: Final = 0.25
 SQRT_2: Final = float.fromhex("0x1.6a09e667f3bcdp+0")
+TANH_ONE: Final = 10.0
+"""From about 9.01 on, tanh is 1 in float32."""
+ERF_ONE: Final = 4.0
+"""From about 3.92 on, erf is 1 in float32."""
+ERF_UPPER: Final = _numbers(
+    "0x1.29560d780a574p-49 0x1.1dff26490a273p-36 0x1.3361c05adf724p-29 0x1.463ae8bcf60d9p-24 "
+    "0x1.43f1fbca7e0a4p-19 0x1.461b9cbb030ebp-15 0x1.6cfa1e4acce6cp-11 0x1.77ad15bf68135p-8 "
+    "0x1.fab56dfd01273p-5 0x1.a18585ebfbbf1p-3 0x1.20dd750429b84p+0"
+)
+ERF_LOWER: Final = _numbers(
+    "0x1.115f6bbde5564p-41 0x1.12831fa1890c1p-32 0x1.da683c94a8ba4p-27 0x1.e1cf473fd946fp-22 "
+    "0x1.54fad4224601ep-17 0x1.64434a56c5299p-13 0x1.16581b02b5c87p-9 0x1.4023df362dd84p-6 "
+    "0x1.025c2280f455dp-3 0x1.072bdfb17afa6p-1 0x1.0000000000000p+0"
+)
+"""erf(x)/x as a quotient of polynomials in x*x, highest first: it agrees at 21 Chebyshev nodes of 0 <= x*x <= 16,
+solved for with 80 digits; relative error below 2**-47. All coefficients are positive, so nothing cancels."""
 
 
 def horner(terms: tuple[float, ...], x: Tensor) -> Tensor:
@@ -35,26 +61,91 @@ def horner(terms: tuple[float, ...], x: Tensor) -> Tensor:
 
 
 def exp(x: Tensor) -> Tensor:
-    """e**x, float32: NaN for NaN, +inf above about 88.72, +0 below about -87.34."""
-    wide = x.to(torch.float64)
-    bounded = torch.nan_to_num(wide).clamp(EXP_UNDERFLOW, EXP_OVERFLOW)
-    k = torch.round(bounded * LOG2_E)
-    r = (bounded - k * LN2_HIGH) - k * LN2_LOW
-    value = to_float32(horner(EXP_TERMS, r) * power_of_two(k.to(torch.int64)))
-    return torch.where(x.isnan(), x, value)
+    """e**x, float32: +inf above about 88.72, +0 below about -87.34."""
+    k, r = _exp_reduced(bounded(x, EXP_UNDERFLOW, EXP_OVERFLOW))
+    return finished(x, horner(EXP_TERMS, r) * power_of_two(k))
+
+
+def expm1(x: Tensor) -> Tensor:
+    """e**x - 1, float32, without cancellation near 0."""
+    return finished(x, _expm1_wide(bounded(x, EXP_UNDERFLOW, EXP_OVERFLOW)))
+
+
+def tanh(x: Tensor) -> Tensor:
+    """(e**2x - 1) / (e**2x + 1), float32, from the magnitude of x."""
+    magnitude = bounded(x.abs(), 0.0, TANH_ONE)
+    excess = _expm1_wide(magnitude + magnitude)
+    return finished(x, _with_sign_of(x, excess / (excess + 2.0)))
+
+
+def sigmoid(x: Tensor) -> Tensor:
+    """1 / (1 + e**-x), float32."""
+    k, r = _exp_reduced(-bounded(x, EXP_UNDERFLOW, EXP_OVERFLOW))
+    return finished(x, 1.0 / (1.0 + horner(EXP_TERMS, r) * power_of_two(k)))
+
+
+def erf(x: Tensor) -> Tensor:
+    """2/sqrt(pi) times the integral of e**(-t*t) from 0 to x, float32."""
+    magnitude = bounded(x.abs(), 0.0, ERF_ONE)
+    square = magnitude * magnitude
+    return finished(x, _with_sign_of(x, magnitude * horner(ERF_UPPER, square) / horner(ERF_LOWER, square)))
 
 
 def log(x: Tensor) -> Tensor:
-    """Natural logarithm, float32, of canonical `x`: -inf at 0, NaN below 0 and for NaN, +inf for +inf."""
+    """Natural logarithm, float32, of canonical `x`: -inf at 0, NaN below 0."""
     x = x.to(torch.float32)
-    bits = x.view(torch.int32)
-    exponent = (bits >> 23) - EXPONENT_BIAS_32
-    mantissa = ((bits & 0x007F_FFFF) | 0x3F80_0000).view(torch.float32).to(torch.float64)
+    k, m = _log_reduced(x.to(torch.float64))
+    return _log_finished(x, k, (m - 1.0) / (m + 1.0))
+
+
+def log1p(x: Tensor) -> Tensor:
+    """The natural logarithm of 1 + x, float32: -inf at -1, NaN below -1."""
+    x = x.to(torch.float32)
+    wide = x.to(torch.float64)
+    k, m = _log_reduced(1.0 + wide)
+    near = wide.abs() <= LOG1P_NEAR  # here 1 + x has lost what matters: s comes from x itself
+    s = torch.where(near, wide, m - 1.0) / torch.where(near, wide + 2.0, m + 1.0)
+    return _log_finished(1.0 + wide, torch.where(near, 0.0, k), s)
+
+
+def bounded(x: Tensor, low: float, high: float) -> Tensor:
+    """`x` as float64 within `low`..`high`, beyond which the result is known; 0 for NaN."""
+    return torch.nan_to_num(x.to(torch.float32).to(torch.float64)).clamp(low, high)
+
+
+def finished(x: Tensor, value: Tensor) -> Tensor:
+    """`value` (float64) rounded to float32; NaN where `x` is."""
+    return torch.where(x.isnan(), math.nan, to_float32(value))
+
+
+def _with_sign_of(x: Tensor, magnitude: Tensor) -> Tensor:
+    return torch.where(x < 0, -magnitude, magnitude)
+
+
+def _exp_reduced(x: Tensor) -> tuple[Tensor, Tensor]:
+    """k (int64) and r (float64, |r| <= ln(2)/2) with x = k * ln(2) + r."""
+    k = torch.round(x * LOG2_E)
+    return k.to(torch.int64), (x - k * LN2_HIGH) - k * LN2_LOW
+
+
+def _expm1_wide(x: Tensor) -> Tensor:
+    k, r = _exp_reduced(x)
+    scale = power_of_two(k)
+    return (r * horner(EXPM1_TERMS, r)) * scale + (scale - 1.0)
+
+
+def _log_reduced(x: Tensor) -> tuple[Tensor, Tensor]:
+    """k and m (float64, sqrt(1/2) < m <= sqrt(2)) with x = m * 2**k, for positive finite `x` (float64)."""
+    bits = x.view(torch.int64)
+    mantissa = ((bits & 0x000F_FFFF_FFFF_FFFF) | (EXPONENT_BIAS_64 << 52)).view(torch.float64)
     high = mantissa > SQRT_2
-    m = torch.where(high, mantissa * 0.5, mantissa)
-    k = (exponent + high.to(torch.int32)).to(torch.float64)
-    s = (m - 1.0) / (m + 1.0)
+    k = (bits >> 52) - EXPONENT_BIAS_64 + high.to(torch.int64)
+    return k.to(torch.float64), torch.where(high, mantissa * 0.5, mantissa)
+
+
+def _log_finished(x: Tensor, k: Tensor, s: Tensor) -> Tensor:
+    """log of x = 2**k * (1 + s) / (1 - s), rounded to float32, and its special values."""
     value = to_float32(k * LN2_HIGH + (s * horner(LOG_TERMS, s * s) + k * LN2_LOW))
     value = torch.where(x == 0, -math.inf, value)
-    value = torch.where(x == math.inf, x, value)
+    value = torch.where(x == math.inf, math.inf, value)
     return torch.where((x < 0) | x.isnan(), math.nan, value)

@@ -1,181 +1,45 @@
-"""The operator table: every ATen operator that a program may use, and its exact kernel.
+"""The operator table: every operator that a program may use, and its exact kernel.
 
 A kernel takes what the operator takes and returns what it returns. float32 tensors and Python floats that enter are
 canonical and hold only the one NaN (`rounding`), and so do results. The table is the allow-list: an operator that is
-not here cannot be in a program. Integer and bool tensors use torch's own operators, which are exact already.
+not here cannot be in a program. Integer and bool tensors mostly use torch's own operators, which are exact already.
 
-Kernels also run on meta tensors, which have a shape and a dtype but no values: so a program is checked before it runs.
+An operator with several results has one entry for each, "name/0", "name/1" and so on, which takes all arguments and
+returns that result. Kernels also run on meta tensors, which have a shape and a dtype but no values: so a program is
+checked before it runs.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any, Final
+import functools
+from collections import ChainMap
+from collections.abc import Callable, Mapping
+from typing import Final
 
 import torch
 from torch import Tensor
 
-from tallystick.errors import Refused
-from tallystick.exact import functions
+from tallystick.exact import convolution, creation, functions, indexing, noise, pooling, reductions, roots, trigonometry
+from tallystick.exact import elementwise as by_entry
+from tallystick.exact.elementwise import Kernel, Number, multiply, plus
 from tallystick.exact.products import matmul
-from tallystick.exact.rounding import canonical, one_nan
 from tallystick.exact.sums import exact_sum
 
-Kernel = Callable[..., Tensor]
-Number = int | float
+aten = torch.ops.aten
 
 
-def _operand(x: Tensor | Number, like: Tensor) -> Tensor:
-    """A Python number meets a float32 tensor as the float32 nearest to it, and an integer tensor as an int64."""
-    if isinstance(x, Tensor):
-        return x
-    if like.is_floating_point() or isinstance(x, float):
-        return torch.tensor(x, dtype=torch.float32, device=like.device)
-    return torch.tensor(x, dtype=torch.int64, device=like.device)
+def product(a: Tensor, b: Tensor, *, bits: int) -> Tensor:
+    return matmul(a, b, bits)
 
 
-def _elementwise(op: Callable[[Tensor, Tensor], Tensor]) -> Kernel:
-    """A binary operator that IEEE 754 rounds correctly: float32 in, one rounding, canonical out, with the one NaN."""
-
-    def kernel(a: Tensor | Number, b: Tensor | Number) -> Tensor:
-        like = a if isinstance(a, Tensor) else b
-        assert isinstance(like, Tensor)
-        result = op(_operand(a, like), _operand(b, like))
-        return one_nan(canonical(result)) if result.is_floating_point() else result
-
-    return kernel
-
-
-multiply = _elementwise(torch.mul)
-divide = _elementwise(torch.div)
-plus = _elementwise(torch.add)
-minus = _elementwise(torch.sub)
-
-
-def add(a: Tensor, b: Tensor | Number, alpha: Number = 1) -> Tensor:
-    return plus(a, b if alpha == 1 else multiply(_operand(b, a), alpha))
-
-
-def sub(a: Tensor, b: Tensor | Number, alpha: Number = 1) -> Tensor:
-    _require_numbers(a, b)
-    return minus(a, b if alpha == 1 else multiply(_operand(b, a), alpha))
-
-
-def neg(x: Tensor) -> Tensor:
-    """0 - x, since -x would turn 0 into negative zero."""
-    _require_numbers(x)
-    return minus(torch.zeros_like(x), x)
-
-
-def absolute(x: Tensor) -> Tensor:
-    _require_numbers(x)
-    return x.abs()
-
-
-def _require_numbers(*operands: Tensor | Number) -> None:
-    """torch has no difference of flags, but says so only once there are values."""
-    if any(isinstance(x, Tensor) and x.dtype == torch.bool for x in operands):
-        raise Refused("unsupported_dtype", "a difference or magnitude of bool tensors is not defined; use int64")
-
-
-def relu(x: Tensor) -> Tensor:
-    """max(x, 0), and NaN for NaN."""
-    return torch.where(x <= 0, torch.zeros_like(x), x)
-
-
-def addmm(bias: Tensor, a: Tensor, b: Tensor, beta: Number = 1, alpha: Number = 1) -> Tensor:
-    product = matmul(a, b)
-    scaled = product if alpha == 1 else multiply(product, alpha)
+def addmm(bias: Tensor, a: Tensor, b: Tensor, beta: Number = 1, alpha: Number = 1, *, bits: int) -> Tensor:
+    """alpha * (a @ b) + beta * bias, of matrices or of stacks of them."""
+    result = product(a, b, bits=bits)
+    scaled = result if alpha == 1 else multiply(result, alpha)
     return plus(scaled, bias if beta == 1 else multiply(bias, beta))
 
 
-def sum_over(x: Tensor, dims: Sequence[int] | None = None, keepdim: bool = False, dtype: object = None) -> Tensor:
-    if dtype not in {None, torch.float32, torch.int64}:
-        raise Refused("unsupported_dtype", f"a sum in {dtype} is not part of exact-v1; use float32 or int64")
-    return exact_sum(x.to(torch.float32) if dtype is torch.float32 else x, dims or (), keepdim)
-
-
-def mean_over(x: Tensor, dims: Sequence[int] | None = None, keepdim: bool = False, dtype: object = None) -> Tensor:
-    """The exact sum, rounded to float32, divided by the number of terms."""
-    total = sum_over(x, dims, keepdim, dtype)
-    return divide(total, float(x.numel() // max(total.numel(), 1)))
-
-
-def log_softmax(x: Tensor, dim: int, half_to_float: bool = False) -> Tensor:
-    """x - max, less the log of the sum of its exponentials; each step an exact kernel."""
-    shifted = minus(x, x.amax(dim, keepdim=True))
-    return minus(shifted, functions.log(exact_sum(functions.exp(shifted), (dim,), keepdim=True)))
-
-
-def softmax(x: Tensor, dim: int, half_to_float: bool = False) -> Tensor:
-    e = functions.exp(minus(x, x.amax(dim, keepdim=True)))
-    return divide(e, exact_sum(e, (dim,), keepdim=True))
-
-
-def to_copy(x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-    """Conversion between integer kinds, or from them to float32 (nearest, ties to even)."""
-    if dtype is None or dtype == x.dtype:
-        return x.clone()
-    if x.is_floating_point():
-        raise Refused("unsupported_dtype", f"{x.dtype} to {dtype} is not part of exact-v1; keep it in float32")
-    return x.to(dtype)
-
-
-def full(size: Sequence[int], value: Number, dtype: torch.dtype | None = None) -> Tensor:
-    """`dtype` None means what torch infers: float32 for a float, int64 for an int, bool for a bool."""
-    return torch.full(list(size), _fitting(value, dtype), dtype=dtype)
-
-
-def full_like(x: Tensor, value: Number, dtype: torch.dtype | None = None) -> Tensor:
-    fitting = _fitting(value, dtype or x.dtype)
-    return torch.full_like(x, fitting, dtype=dtype, memory_format=torch.contiguous_format)
-
-
-def scalar_tensor(value: Number, dtype: torch.dtype | None = None) -> Tensor:
-    """`dtype` None means float32."""
-    return torch.scalar_tensor(_fitting(value, dtype), dtype=dtype)
-
-
-def _fitting(value: Number, dtype: torch.dtype | None) -> Number:
-    """`value`, if a tensor of `dtype` can hold it; torch's own conversion depends on the machine."""
-    if dtype is None or dtype.is_floating_point:
-        return value
-    low, high = (0, 1) if dtype is torch.bool else (torch.iinfo(dtype).min, torch.iinfo(dtype).max)
-    if isinstance(value, float) or not low <= value <= high:
-        raise Refused("bad_constant", f"{value} is not a value of {dtype}")
-    return value
-
-
-def gather(x: Tensor, dim: int, index: Tensor) -> Tensor:
-    _require_indices(index, x, dim)
-    return torch.gather(x, dim, index)
-
-
-def scatter(x: Tensor, dim: int, index: Tensor, value: Number) -> Tensor:
-    _require_indices(index, x, dim)
-    return torch.scatter(x, dim, index, _fitting(value, x.dtype))
-
-
-def _require_indices(index: Tensor, x: Tensor, dim: int) -> None:
-    """An index comes from the data, such as a label, so it is refused here and not left to crash the device."""
-    size = x.shape[dim] if x.dim() else 1
-    if not index.is_meta and bool(((index < 0) | (index >= size)).any()):
-        raise Refused("index_out_of_range", f"an index is not within 0..{size - 1}; check the data, such as labels")
-
-
-def amax(x: Tensor, dims: Sequence[int] = (), keepdim: bool = False) -> Tensor:
-    peak = x.amax(tuple(dims), keepdim=keepdim)
-    return one_nan(peak) if peak.is_floating_point() else peak
-
-
-def _compare(op: Callable[[Tensor, Tensor], Tensor]) -> Kernel:
-    def kernel(a: Tensor, b: Tensor | Number) -> Tensor:
-        return op(a, _operand(b, a))
-
-    return kernel
-
-
-def _same(op: Callable[..., Any]) -> Kernel:
-    """An operator that only moves or selects entries: torch's own is exact."""
-    return op
+def bias_gradient(gradient: Tensor, *arguments: object) -> Tensor:
+    """The gradient of a convolution's bias: the sum over everything but the channels."""
+    return exact_sum(gradient, (0, *range(2, gradient.dim())))
 
 
 def _unchanged(x: Tensor) -> Tensor:
@@ -186,47 +50,189 @@ def _with_overloads(name: str, kernel: Kernel, *overloads: str) -> dict[str, Ker
     return {f"aten.{name}.{overload}": kernel for overload in overloads}
 
 
-KERNELS: Final[dict[str, Kernel]] = {
-    "aten.mm.default": matmul,
-    "aten.bmm.default": matmul,
-    "aten.addmm.default": addmm,
-    **_with_overloads("add", add, "Tensor", "Scalar"),
-    **_with_overloads("sub", sub, "Tensor", "Scalar"),
-    **_with_overloads("mul", multiply, "Tensor", "Scalar"),
-    **_with_overloads("div", divide, "Tensor", "Scalar"),
-    "aten.neg.default": neg,
-    "aten.relu.default": relu,
-    "aten.exp.default": functions.exp,
-    "aten.log.default": functions.log,
-    "aten._log_softmax.default": log_softmax,
-    "aten._softmax.default": softmax,
-    "aten.sum.dim_IntList": sum_over,
-    "aten.sum.default": sum_over,
-    "aten.mean.dim": mean_over,
-    "aten.mean.default": mean_over,
-    **_with_overloads("eq", _compare(torch.eq), "Tensor", "Scalar"),
-    **_with_overloads("ne", _compare(torch.ne), "Tensor", "Scalar"),
-    **_with_overloads("lt", _compare(torch.lt), "Tensor", "Scalar"),
-    **_with_overloads("le", _compare(torch.le), "Tensor", "Scalar"),
-    **_with_overloads("gt", _compare(torch.gt), "Tensor", "Scalar"),
-    **_with_overloads("ge", _compare(torch.ge), "Tensor", "Scalar"),
-    "aten.abs.default": absolute,
-    "aten.amax.default": amax,
-    "aten.where.self": _same(torch.where),
-    "aten.gather.default": gather,
-    "aten.scatter.value": scatter,
-    "aten.permute.default": _same(torch.permute),
-    "aten.view.default": _same(torch.reshape),
-    "aten.expand.default": _same(Tensor.expand),
-    "aten.unsqueeze.default": _same(torch.unsqueeze),
-    "aten.squeeze.dims": _same(torch.squeeze),
-    "aten.squeeze.dim": _same(torch.squeeze),
-    "aten.clone.default": _same(torch.clone),
-    "aten.alias.default": _unchanged,
-    "aten.detach.default": _unchanged,
-    "aten._to_copy.default": to_copy,
-    "aten.full.default": full,
-    "aten.full_like.default": full_like,
-    "aten.scalar_tensor.default": scalar_tensor,
+def _on_tensors_and_numbers(kernels: Mapping[str, Kernel]) -> dict[str, Kernel]:
+    return {f"aten.{name}.{over}": kernel for name, kernel in kernels.items() for over in ("Tensor", "Scalar")}
+
+
+def _plain(kernels: Mapping[str, Kernel]) -> dict[str, Kernel]:
+    return {f"aten.{name}.default": kernel for name, kernel in kernels.items()}
+
+
+ARITHMETIC_KERNELS: Final[dict[str, Kernel]] = {
+    **_on_tensors_and_numbers(
+        {
+            "add": by_entry.add,
+            "sub": by_entry.sub,
+            "mul": multiply,
+            "div": by_entry.divide,
+            "eq": by_entry.comparison(torch.eq),
+            "ne": by_entry.comparison(torch.ne),
+            "lt": by_entry.comparison(torch.lt),
+            "le": by_entry.comparison(torch.le),
+            "gt": by_entry.comparison(torch.gt),
+            "ge": by_entry.comparison(torch.ge),
+            "bitwise_and": by_entry.bitwise(torch.bitwise_and),
+            "bitwise_or": by_entry.bitwise(torch.bitwise_or),
+            "bitwise_xor": by_entry.bitwise(torch.bitwise_xor),
+            "remainder": by_entry.remainder,
+        }
+    ),
+    **_plain(
+        {
+            "neg": by_entry.neg,
+            "abs": by_entry.absolute,
+            "sign": by_entry.sign,
+            "relu": by_entry.relu,
+            "clamp": by_entry.clamp,
+            "clamp_min": by_entry.clamp,
+            "clamp_max": by_entry.clamp_max,
+            "maximum": by_entry.maximum,
+            "minimum": by_entry.minimum,
+            "floor_divide": by_entry.floor_divide,
+            "floor": by_entry.rounding(torch.floor),
+            "ceil": by_entry.rounding(torch.ceil),
+            "round": by_entry.rounding(torch.round),
+            "trunc": by_entry.rounding(torch.trunc),
+            "logical_and": torch.logical_and,
+            "logical_or": torch.logical_or,
+            "logical_xor": torch.logical_xor,
+            "logical_not": torch.logical_not,
+            "bitwise_not": by_entry.bitwise_not,
+            "isnan": torch.isnan,
+            "isinf": torch.isinf,
+            "exp": functions.exp,
+            "expm1": functions.expm1,
+            "log": functions.log,
+            "log1p": functions.log1p,
+            "tanh": functions.tanh,
+            "sigmoid": functions.sigmoid,
+            "erf": functions.erf,
+            "sin": trigonometry.sin,
+            "cos": trigonometry.cos,
+            "sqrt": roots.sqrt,
+            "rsqrt": roots.rsqrt,
+            "reciprocal": roots.reciprocal,
+        }
+    ),
+    "aten.clamp.Tensor": by_entry.clamp,
+    "aten.clamp_min.Tensor": by_entry.clamp,
+    "aten.clamp_max.Tensor": by_entry.clamp_max,
+    "aten.pow.Tensor_Scalar": roots.power,
+    "aten.where.self": torch.where,
 }
-"""Operator name, as ATen spells it, to exact kernel."""
+REDUCTION_KERNELS: Final[dict[str, Kernel]] = {
+    "aten.sum.dim_IntList": reductions.sum_over,
+    "aten.sum.default": reductions.sum_over,
+    "aten.mean.dim": reductions.mean_over,
+    "aten.mean.default": reductions.mean_over,
+    **_plain(
+        {
+            "_softmax": reductions.softmax,
+            "_log_softmax": reductions.log_softmax,
+            "amax": reductions.amax,
+            "amin": reductions.amin,
+            "argmax": reductions.place_of(largest=True),
+            "argmin": reductions.place_of(largest=False),
+            "cumsum": reductions.cumsum,
+        }
+    ),
+    **_with_overloads("any", torch.any, "default", "dim", "dims"),
+    **_with_overloads("all", torch.all, "default", "dim", "dims"),
+}
+MOVING_KERNELS: Final[dict[str, Kernel]] = {
+    **_plain(
+        {
+            "alias": _unchanged,
+            "detach": _unchanged,
+            "clone": torch.clone,
+            "lift_fresh_copy": torch.clone,
+            "copy": creation.copy,
+            "cat": torch.cat,
+            "permute": torch.permute,
+            "view": torch.reshape,
+            "expand": Tensor.expand,
+            "unsqueeze": torch.unsqueeze,
+            "repeat": Tensor.repeat,
+            "flip": torch.flip,
+            "constant_pad_nd": indexing.constant_pad,
+            "slice_scatter": indexing.slice_scatter,
+            "select_scatter": indexing.select_scatter,
+            "gather": indexing.gather,
+            "scatter_add": indexing.scatter_add,
+            "index_select": indexing.index_select,
+            "index_add": indexing.index_add,
+            "index_put": indexing.index_put,
+            "embedding": indexing.embedding,
+            "embedding_dense_backward": indexing.embedding_gradient,
+        }
+    ),
+    **_with_overloads("squeeze", torch.squeeze, "dim", "dims"),
+    "aten.slice.Tensor": aten.slice.Tensor,
+    "aten.select.int": torch.select,
+    "aten.scatter.value": indexing.scatter,
+    "aten.scatter.src": indexing.scatter_source,
+    "aten.index.Tensor": indexing.index,
+}
+CREATION_KERNELS: Final[dict[str, Kernel]] = {
+    **_plain(
+        {
+            "_to_copy": creation.to_copy,
+            "full": creation.full,
+            "full_like": creation.full_like,
+            "scalar_tensor": creation.scalar_tensor,
+            "zeros": creation.zeros,
+            "ones": creation.ones,
+            "zeros_like": creation.zeros_like,
+            "ones_like": creation.ones_like,
+            "empty_like": creation.zeros_like,
+            "empty_permuted": creation.empty_permuted,
+        }
+    ),
+    "aten.empty.memory_format": creation.zeros,
+    "aten.arange.start_step": creation.arange,
+    "tallystick.uniform.default": noise.uniform,
+}
+POOLING_KERNELS: Final[dict[str, Kernel]] = {
+    "aten.max_pool2d_with_indices.default/0": pooling.max_pool,
+    "aten.max_pool2d_with_indices.default/1": pooling.max_pool_places,
+    "aten.max_pool2d_with_indices_backward.default": pooling.max_pool_gradient,
+    "aten.adaptive_max_pool2d.default/0": pooling.adaptive_max_pool,
+    "aten.adaptive_max_pool2d.default/1": pooling.adaptive_max_pool_places,
+    "aten.adaptive_max_pool2d_backward.default": pooling.adaptive_max_pool_gradient,
+    "aten.avg_pool2d.default": pooling.average_pool,
+    "aten.avg_pool2d_backward.default": pooling.average_pool_gradient,
+    "aten._adaptive_avg_pool2d.default": pooling.adaptive_average_pool,
+    "aten._adaptive_avg_pool2d_backward.default": pooling.adaptive_average_pool_gradient,
+    "aten.convolution_backward.default/2": bias_gradient,
+}
+
+
+KERNELS: Final[dict[str, Kernel]] = {
+    **ARITHMETIC_KERNELS,
+    **REDUCTION_KERNELS,
+    **MOVING_KERNELS,
+    **CREATION_KERNELS,
+    **POOLING_KERNELS,
+}
+"""Operator name, as ATen spells it, to the exact kernel of an operator that is the same in every profile."""
+PRODUCTS: Final[dict[str, Callable[..., Tensor]]] = {
+    "aten.mm.default": product,
+    "aten.bmm.default": product,
+    "aten.addmm.default": addmm,
+    "aten.baddbmm.default": addmm,
+    "aten.convolution.default": convolution.convolution,
+    "aten.convolution_backward.default/0": convolution.gradient_of_input,
+    "aten.convolution_backward.default/1": convolution.gradient_of_weight,
+}
+"""The operators that depend on the profile: their kernels take the keyword `bits`, see `products`."""
+OPERATORS: Final = frozenset(KERNELS) | frozenset(PRODUCTS)
+"""The allow-list."""
+PROFILE_BITS: Final = frozenset({20, 13})
+
+
+@functools.cache
+def table(bits: int) -> Mapping[str, Kernel]:
+    """Every operator's kernel, for products on integers of magnitude up to 2**bits."""
+    if bits not in PROFILE_BITS:
+        raise ValueError(f"no profile has integers of {bits} bits")
+    return ChainMap(KERNELS, {name: functools.partial(kernel, bits=bits) for name, kernel in PRODUCTS.items()})

@@ -35,7 +35,11 @@ def philox(key: int, stream: int, count: int) -> Tensor:
 
 def philox_block(key: int, c0: Tensor, c1: Tensor, c2: Tensor, c3: Tensor) -> Tensor:
     """The four 32-bit values (int64 [n, 4]) at each counter c0 | c1 << 32 | c2 << 64 | c3 << 96 (int64 [n] each)."""
-    k0, k1 = key & MASK_32, (key >> 32) & MASK_32
+    return philox_words(key & MASK_32, (key >> 32) & MASK_32, c0, c1, c2, c3)
+
+
+def philox_words(k0: int | Tensor, k1: int | Tensor, c0: Tensor, c1: Tensor, c2: Tensor, c3: Tensor) -> Tensor:
+    """As `philox_block`, with the key as two 32-bit words, which may be tensors."""
     for _ in range(ROUNDS):
         high0, low0 = _multiply(c0, MULTIPLIERS[0])
         high1, low1 = _multiply(c2, MULTIPLIERS[1])

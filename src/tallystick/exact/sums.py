@@ -7,6 +7,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from tallystick.exact.native import reduce
 from tallystick.exact.rounding import exponent_above, power_of_two, require_finite, to_float32
 
 TERM_BITS: Final = 30
@@ -26,11 +27,17 @@ def exact_sum(x: Tensor, dims: Sequence[int], keepdim: bool = False) -> Tensor:
     terms = math.prod(x.shape[d] for d in dims) if x.dim() else 1
     if not dims or terms == 0:
         return x.sum(dims, keepdim=keepdim) if dims else x.clone()
+    total = reduce.sums(x, dims)
+    if total is None:
+        total = _sums(x, dims, terms)
+    return total if keepdim else total.squeeze(dims)
+
+
+def _sums(x: Tensor, dims: tuple[int, ...], terms: int) -> Tensor:
     peak = x.abs().amax(dims, keepdim=True)
     require_finite(peak, "the operand of a sum")
     unit = exponent_above(peak) - TERM_BITS
     integers = torch.round(x.to(torch.float64) * power_of_two(-unit))
     if terms > EXACT_TERMS:
         integers = integers.to(torch.int64)
-    total = to_float32(integers.sum(dims, keepdim=True).to(torch.float64) * power_of_two(unit))
-    return total if keepdim else total.squeeze(dims)
+    return to_float32(integers.sum(dims, keepdim=True).to(torch.float64) * power_of_two(unit))

@@ -13,9 +13,16 @@ from typing import Final
 import torch
 
 from tallystick.canon.identity import load_key
+from tallystick.errors import TallystickError
+from tallystick.exact.selftest import first_failure
 from tallystick.network.blobs import BlobStore
 from tallystick.network.dial import Validators
 from tallystick.network.worker import Worker
+
+
+class InexactMachineError(TallystickError):
+    """This machine's arithmetic is not exact-v1."""
+
 
 DEFAULT_STAKE_LIMIT: Final = 10**9
 LOG_FORMAT: Final = "%(asctime)s %(levelname)s %(message)s"
@@ -30,6 +37,20 @@ def start_logging(verbose: bool = False) -> None:
 def one_torch_thread() -> None:
     """One thread for arithmetic in each process: a machine with more cores runs more workers."""
     torch.set_num_threads(1)
+
+
+def require_exact_arithmetic() -> None:
+    """Refuses to go on where results would differ from everybody else's, since that would cost the stake.
+
+    Raises:
+        InexactMachineError: naming the operator whose bits are wrong.
+    """
+    failure = first_failure()
+    if failure is not None:
+        raise InexactMachineError(
+            f"self-test: {failure.case}: this machine computes {failure.found}, exact-v1 says {failure.expected}; "
+            "try TALLYSTICK_NATIVE=0, and see `tallystick selftest`"
+        )
 
 
 def stop_on_eof() -> None:
@@ -62,6 +83,7 @@ def run_worker(
 
     signal.signal(signal.SIGTERM, interrupt)
     one_torch_thread()
+    require_exact_arithmetic()
     try:
         with Validators(join) as validators:
             worker = kind(load_key(key), validators, BlobStore(blobs), stake_limit)

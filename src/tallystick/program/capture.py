@@ -19,7 +19,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from tallystick.errors import Refused, TallystickError
 from tallystick.exact import ARITHMETIC
-from tallystick.exact.kernels import KERNELS as OPERATORS
+from tallystick.exact.kernels import OPERATORS
 from tallystick.exact.rounding import canonical_number
 from tallystick.program.decompositions import Noise, table
 from tallystick.program.graph import Arg, Atom, DTypeName, Float, Graph, Node, Ref, TensorSpec
@@ -29,6 +29,9 @@ from tallystick.program.places import Places
 
 PLACEMENT: Final = frozenset({"device", "layout", "pin_memory", "memory_format", "non_blocking"})
 """Keyword arguments that say where and how a tensor lies, not what is in it."""
+LOOKS_AT_VALUES: Final = (
+    "its Python looks at the values of a tensor; keep them in tensors, for instance with torch.where"
+)
 COPIES: Final = {
     "aten.copy.default": 1,
     "aten.alias.default": 0,
@@ -80,22 +83,31 @@ def capture(
             recorded = make_fx(
                 functional, decomposition_table=table(noise), tracing_mode="fake", _allow_non_fake_inputs=True
             )(*distinct)
-            # Once more: some decompositions write in place into what they have just made.
             recorded.graph.eliminate_dead_code()
+            _require_no_reading(recorded.graph, places)
+            # Once more: some decompositions write in place into what they have just made.
             replay = _Replay(recorded, places.of)
             recorded = make_fx(torch.func.functionalize(replay.run), tracing_mode="fake", _allow_non_fake_inputs=True)(
                 *distinct
             )
+        recorded.graph.eliminate_dead_code()
+        return _Translation(recorded, replay.places).translate([spec_of(n, v) for n, v in example.items()])
     except Refused:
         raise
     except (GuardOnDataDependentSymNode, DataDependentOutputException) as error:
-        reason = "its Python looks at the values of a tensor; keep them in tensors, for instance with torch.where"
-        raise TraceError(f"model: {places.here}: {reason}") from error
+        raise TraceError(f"model: {places.here}: {LOOKS_AT_VALUES}") from error
+    except TraceError:
+        raise
     except Exception as error:  # make_fx raises whatever the model raises
         reason = str(error).splitlines()[0][:300] if str(error) else type(error).__name__
         raise TraceError(f"model: {places.here}: cannot be recorded as a graph: {reason}") from error
-    recorded.graph.eliminate_dead_code()
-    return _Translation(recorded, replay.places).translate([spec_of(n, v) for n, v in example.items()])
+
+
+def _require_no_reading(graph: fx.Graph, places: Places) -> None:
+    """Refuses operators that turn values into Python numbers or into sizes."""
+    for node in graph.nodes:
+        if str(node.target) in {"aten._local_scalar_dense.default", "aten.nonzero.default"}:
+            raise TraceError(f"model: {places.of.get(node.name, places.here)}: {LOOKS_AT_VALUES}")
 
 
 def spec_of(name: str, value: Tensor) -> TensorSpec:
@@ -146,19 +158,20 @@ class _Translation:
     def __init__(self, recorded: fx.GraphModule, places: dict[str, str]) -> None:
         self._recorded, self._places = recorded, places
         self._index: dict[fx.Node, int] = {}
+        self._inputs = 0
         self._nodes: list[Node] = []
         self._written: dict[int, fx.Node] = {}
 
     def translate(self, inputs: list[TensorSpec]) -> Captured:
         outputs: list[fx.Node] = []
+        placeholders = [node for node in self._recorded.graph.nodes if node.op == "placeholder"]
+        self._index, self._inputs = {node: index for index, node in enumerate(placeholders)}, len(placeholders)
         for node in self._recorded.graph.nodes:
-            if node.op == "placeholder":
-                self._index[node] = len(self._index)
-            elif node.op == "get_attr":
+            if node.op == "get_attr":
                 self._fill(node, getattr(self._recorded, node.target))
             elif node.op == "output":
                 outputs = list(node.args[0])
-            else:
+            elif node.op == "call_function":
                 self._translate(node)
         written = tuple(sorted(self._written))
         refs = [Ref(self._index[node]) for node in [*outputs, *(self._written[place] for place in written)]]
@@ -172,10 +185,8 @@ class _Translation:
             raise Refused("unsupported_model", f"model: makes a constant tensor {shape} as it runs; register a buffer")
         number = self._atom(entries[0].item() if entries.numel() else 0, "constant", "model")
         spec = spec_of("constant", value)
-        self._nodes.append(
-            Node("aten.full.default", [list(spec.shape), number], {"dtype": DTypeName(spec.dtype)}, spec)
-        )
-        self._index[node] = len(self._index)
+        filled = Node("aten.full.default", [list(spec.shape), number], {"dtype": DTypeName(spec.dtype)}, spec)
+        self._add(node, filled)
 
     def _translate(self, node: fx.Node) -> None:
         place = self._places.get(node.name, "model")
@@ -220,8 +231,11 @@ class _Translation:
             )
         translated = [self._arg(arg, op, place) for arg in args]
         named = {k: self._arg(v, op, place) for k, v in kwargs.items() if k not in PLACEMENT and v is not None}
-        self._nodes.append(Node(op, translated, named, spec_of(place, node.meta["val"])))
-        self._index[node] = len(self._index)
+        self._add(node, Node(op, translated, named, spec_of(place, node.meta["val"])))
+
+    def _add(self, node: fx.Node, translated: Node) -> None:
+        self._index[node] = self._inputs + len(self._nodes)
+        self._nodes.append(translated)
 
     def _arg(self, arg: Any, op: str, place: str) -> Arg:
         if isinstance(arg, list | tuple):

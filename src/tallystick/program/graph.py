@@ -16,7 +16,7 @@ from tallystick.canon.encoding import from_json, to_json
 from tallystick.canon.hashing import blob_name
 from tallystick.errors import Refused
 from tallystick.exact import ARITHMETIC
-from tallystick.exact.kernels import KERNELS
+from tallystick.exact.kernels import OPERATORS
 from tallystick.exact.rounding import canonical_number
 from tallystick.program.schedule import Scalar
 
@@ -225,7 +225,7 @@ def check_graph(graph: Graph, what: str) -> None:
         if spec.extent > MAX_ELEMENTS:
             raise Refused("bad_program", f"program: {what}: a tensor of shape {spec.shape} is over the limit")
     for number, node in enumerate(graph.nodes, start=len(graph.inputs)):
-        if node.op not in KERNELS:
+        if node.op not in OPERATORS:
             raise Refused(
                 "unsupported_operator", f"operator {node.op} ({node.result.name}) is not part of {ARITHMETIC}"
             )

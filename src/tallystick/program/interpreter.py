@@ -9,25 +9,63 @@ make it allocate more than the graph says; and what it says is bounded.
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 import torch
 from torch import Tensor
 
 from tallystick.errors import NonFiniteError, Refused
-from tallystick.exact.kernels import KERNELS
-from tallystick.program.graph import Arg, Atom, DType, DTypeName, Float, Graph, Node, Ref, TensorSpec
+from tallystick.exact.kernels import table
+from tallystick.exact.native import LIBRARY
+from tallystick.program.dtypes import DTYPE_NAMES, DTYPES
+from tallystick.program.fusion import Unit, fuse, references
+from tallystick.program.graph import INTEGER_BITS, Arg, Atom, DTypeName, Float, Graph, Node, Ref, TensorSpec
 
-DTYPES: Final[dict[DType, torch.dtype]] = {
-    "float32": torch.float32,
-    "int64": torch.int64,
-    "int32": torch.int32,
-    "uint8": torch.uint8,
-    "bool": torch.bool,
-}
-FACTORIES: Final = frozenset({"aten.full.default", "aten.scalar_tensor.default"})
+__all__ = ["DTYPES", "DTYPE_NAMES", "Prepared", "prepare", "run"]
+
+FACTORIES: Final = frozenset(
+    {
+        "aten.arange.start_step",
+        "aten.empty.memory_format",
+        "aten.empty_permuted.default",
+        "aten.full.default",
+        "aten.ones.default",
+        "aten.scalar_tensor.default",
+        "aten.zeros.default",
+    }
+)
 """Operators without a tensor operand, which must be told to infer on the meta device."""
-DTYPE_NAMES: Final[dict[torch.dtype, DType]] = {dtype: name for name, dtype in DTYPES.items()}
+
+
+@dataclass(frozen=True)
+class Call:
+    """One node, ready to run."""
+
+    kernel: Callable[..., Any]
+    node: Node
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    places: tuple[tuple[int, int], ...]
+    """Arguments that are values: where in `args`, and which value."""
+    lists: tuple[tuple[int, tuple[Atom, ...]], ...]
+    """Arguments that are lists with values in them."""
+
+    def __call__(self, values: Sequence[Any]) -> Any:
+        args = list(self.args)
+        for place, index in self.places:
+            args[place] = values[index]
+        for place, atoms in self.lists:
+            args[place] = [values[atom.index] if isinstance(atom, Ref) else _fixed(atom) for atom in atoms]
+        return self.kernel(*args, **self.kwargs)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Units in the order in which they run."""
+
+    units: tuple[Unit, ...]
+    releases: tuple[tuple[int, ...], ...]
+    """For each unit, the values that nothing later needs."""
 
 
 @dataclass(frozen=True)
@@ -35,31 +73,42 @@ class Prepared:
     """A graph whose shapes have been checked, with what it takes to run it."""
 
     graph: Graph
-    releases: tuple[tuple[int, ...], ...]
-    """For each node, the values that nothing later needs."""
+    bits: int
+    """Size of the integers in matrix products: the profile (`graph.INTEGER_BITS`)."""
+    calls: tuple[Call, ...]
+    plain: Schedule
+    """Node by node."""
+    fused: Schedule
+    """With chains for element-wise nodes, where they can be compiled and the memory limit allows it."""
 
 
-def prepare(graph: Graph, memory_limit: int) -> Prepared:
+def prepare(graph: Graph, memory_limit: int, bits: int = INTEGER_BITS["full"]) -> Prepared:
     """Checks shapes, dtypes and peak memory of `graph` without running it.
 
     Args:
         memory_limit: most bytes that may be alive at once, inputs included.
+        bits: size of the integers in matrix products.
 
     Raises:
         Refused: `bad_program`, `too_large`, `unsupported_dtype` or `bad_constant`.
     """
-    releases = _releases(graph)
-    _infer(graph)
-    alive = sum(spec.nbytes for spec in graph.inputs)
-    if alive > memory_limit:
-        raise Refused("too_large", f"program: the inputs alone need more than {memory_limit} bytes of memory")
-    sizes = [spec.nbytes for spec in [*graph.inputs, *(node.result for node in graph.nodes)]]
-    for node, dead in zip(graph.nodes, releases, strict=True):
-        alive += node.result.nbytes
-        if alive > memory_limit:
-            raise Refused("too_large", f"program: needs more than {memory_limit} bytes of memory at {node.result.name}")
-        alive -= sum(sizes[index] for index in dead)
-    return Prepared(graph, releases)
+    _infer(graph, bits)
+    first = len(graph.inputs)
+    single = [Unit((at,), tuple(references(n)), (first + at,), None) for at, n in enumerate(graph.nodes)]
+    plain = _schedule(graph, single)
+    peak, place = _peak(graph, plain)
+    if peak > memory_limit:
+        raise Refused("too_large", f"program: needs more than {memory_limit} bytes of memory {place}")
+    kernels = table(bits)
+    calls = tuple(_call(kernels[node.op], node) for node in graph.nodes)
+    return Prepared(graph, bits, calls, plain, _fused(graph, plain, memory_limit))
+
+
+def _fused(graph: Graph, plain: Schedule, memory_limit: int) -> Schedule:
+    if LIBRARY is None:
+        return plain
+    fused = _schedule(graph, fuse(graph))
+    return fused if _peak(graph, fused)[0] <= memory_limit else plain
 
 
 def run(prepared: Prepared, inputs: Sequence[Tensor]) -> list[Tensor]:
@@ -70,21 +119,32 @@ def run(prepared: Prepared, inputs: Sequence[Tensor]) -> list[Tensor]:
         Refused: `index_out_of_range`, if the records hold such an index.
     """
     graph = prepared.graph
-    values: list[Any] = [*inputs]
     for spec, value in zip(graph.inputs, inputs, strict=True):
         _require(spec, value, "input")
-    for node, dead in zip(graph.nodes, prepared.releases, strict=True):
-        try:
-            result = _apply(KERNELS[node.op], node, values)
-        except NonFiniteError as error:
-            raise NonFiniteError(f"{node.result.name}: {node.op}: {error}") from None
-        except Refused as error:
-            raise Refused(error.code, f"{node.result.name}: {node.op}: {error.reason}") from None
-        _require(node.result, result, node.op)
-        values.append(result)
+    schedule = prepared.fused if all(value.is_cpu for value in inputs) else prepared.plain
+    values: list[Any] = [*inputs, *([None] * len(graph.nodes))]
+    for unit, dead in zip(schedule.units, schedule.releases, strict=True):
+        if unit.chain is None:
+            values[unit.writes[0]] = _result(prepared.calls[unit.nodes[0]], values)
+        else:
+            results = unit.chain.run([values[index] for index in unit.reads])
+            for index, result in zip(unit.writes, results, strict=True):
+                values[index] = result
         for index in dead:
             values[index] = None
     return [values[ref.index] for ref in graph.outputs]
+
+
+def _result(call: Call, values: Sequence[Any]) -> Tensor:
+    node = call.node
+    try:
+        result: Tensor = call(values)
+    except NonFiniteError as error:
+        raise NonFiniteError(f"{node.result.name}: {node.op}: {error}") from None
+    except Refused as error:
+        raise Refused(error.code, f"{node.result.name}: {node.op}: {error.reason}") from None
+    _require(node.result, result, node.op)
+    return result
 
 
 def _require(spec: TensorSpec, value: Tensor, what: str) -> None:
@@ -93,34 +153,39 @@ def _require(spec: TensorSpec, value: Tensor, what: str) -> None:
         raise Refused("bad_program", f"{spec.name}: {what}: declared {spec.dtype} {spec.shape}, got {got}")
 
 
-def _releases(graph: Graph) -> tuple[tuple[int, ...], ...]:
-    """After which node each value is used for the last time; outputs are never released."""
+def _schedule(graph: Graph, units: Sequence[Unit]) -> Schedule:
+    """When each value is used for the last time; outputs are never released."""
     last: dict[int, int] = {}
-    for position, node in enumerate(graph.nodes):
-        last[len(graph.inputs) + position] = position
-        for index in _references(node):
-            last[index] = position
+    for position, unit in enumerate(units):
+        last |= dict.fromkeys((*unit.writes, *unit.reads), position)
     for ref in graph.outputs:
         last.pop(ref.index, None)
-    dead: list[list[int]] = [[] for _ in graph.nodes]
+    dead: list[list[int]] = [[] for _ in units]
     for index, position in sorted(last.items()):
         dead[position].append(index)
-    return tuple(map(tuple, dead))
+    return Schedule(tuple(units), tuple(map(tuple, dead)))
 
 
-def _references(node: Node) -> list[int]:
-    found: list[int] = []
-    for arg in [*node.args, *node.kwargs.values()]:
-        found.extend(atom.index for atom in (arg if isinstance(arg, list) else [arg]) if isinstance(atom, Ref))
-    return found
+def _peak(graph: Graph, schedule: Schedule) -> tuple[int, str]:
+    """Most bytes that are alive at once, and where in the model that is."""
+    sizes = [spec.nbytes for spec in [*graph.inputs, *(node.result for node in graph.nodes)]]
+    peak = alive = sum(spec.nbytes for spec in graph.inputs)
+    place = "for the inputs alone"
+    for unit, dead in zip(schedule.units, schedule.releases, strict=True):
+        alive += sum(sizes[index] for index in unit.writes)
+        if alive > peak:
+            peak, place = alive, f"at {graph.nodes[unit.nodes[0]].result.name}"
+        alive -= sum(sizes[index] for index in dead)
+    return peak, place
 
 
-def _infer(graph: Graph) -> None:
+def _infer(graph: Graph, bits: int) -> None:
     """Shape inference on the meta device, which allocates nothing."""
+    kernels = table(bits)
     with torch.device("meta"):
         values = [_blank(spec) for spec in graph.inputs]
         for node in graph.nodes:
-            for operator in (_aten(node.op), KERNELS[node.op]):
+            for operator in (_aten(node.op), kernels[node.op]):
                 _infer_node(operator, node, values)
             values.append(_blank(node.result))
 
@@ -153,23 +218,30 @@ def _aten(op: str) -> Callable[..., Any]:
 
 
 def _apply(operator: Callable[..., Any], node: Node, values: Sequence[Any]) -> Any:
-    args = [_value(arg, values) for arg in node.args]
-    return operator(*args, **{name: _value(arg, values) for name, arg in node.kwargs.items()})
+    return _call(operator, node)(values)
 
 
-def _value(arg: Arg, values: Sequence[Any]) -> Any:
-    if isinstance(arg, list):
-        return [_atom(atom, values) for atom in arg]
-    return _atom(arg, values)
+def _call(kernel: Callable[..., Any], node: Node) -> Call:
+    places = tuple((place, arg.index) for place, arg in enumerate(node.args) if isinstance(arg, Ref))
+    lists = tuple((place, tuple(arg)) for place, arg in enumerate(node.args) if _holds_values(arg))
+    kwargs = {name: _fixed(arg) for name, arg in node.kwargs.items()}
+    return Call(kernel, node, tuple(map(_fixed, node.args)), kwargs, places, lists)
 
 
-def _atom(atom: Atom, values: Sequence[Any]) -> Any:
-    match atom:
-        case Ref(index):
-            return values[index]
+def _holds_values(arg: Arg) -> TypeGuard[list[Atom]]:
+    return isinstance(arg, list) and any(isinstance(atom, Ref) for atom in arg)
+
+
+def _fixed(arg: Arg) -> Any:
+    """What an argument is in every run; None for a value."""
+    match arg:
+        case Ref():
+            return None
         case Float():
-            return atom.value
+            return arg.value
         case DTypeName(name):
             return DTYPES[name]
+        case list():
+            return [_fixed(atom) for atom in arg]
         case _:
-            return atom
+            return arg

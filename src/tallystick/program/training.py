@@ -24,7 +24,7 @@ from tallystick.errors import Refused
 from tallystick.exact import accumulate
 from tallystick.exact.random import permutation
 from tallystick.exact.rounding import canonical
-from tallystick.program.graph import DType, StepProgram, TensorSpec
+from tallystick.program.graph import INTEGER_BITS, DType, StepProgram, TensorSpec
 from tallystick.program.interpreter import Prepared, prepare, run
 from tallystick.program.optimizers import Tensors
 from tallystick.program.schedule import scalar_at
@@ -83,7 +83,8 @@ def prepare_training(spec: TrainingSpec, program: StepProgram, records: Tensors)
             raise Refused("bad_spec", "data: the data set and the program's batch have different tensors")
     if spec.train.records < spec.micro_batches * program.micro_batch_size:
         raise Refused("bad_spec", f"data: {spec.train.records} records are too few for one step")
-    graphs = [prepare(graph, MEMORY_LIMIT) for graph in (program.gradient, program.update, program.predict)]
+    bits = INTEGER_BITS[program.profile]
+    graphs = [prepare(graph, MEMORY_LIMIT, bits) for graph in (program.gradient, program.update, program.predict)]
     return Training(spec, program, graphs[0], graphs[1], graphs[2], records)
 
 
@@ -146,10 +147,11 @@ def contribution(training: Training, state: Tensors, step: int, micro_batch: int
     gradients, moved, loss = _gradient(training, state, step, micro_batch)
     count = training.spec.micro_batches
     summed = _accumulated(gradients, moved)
-    fixed = {name: accumulate.to_fixed(value, state[f"exponent/{name}"], count) for name, value in summed.items()}
+    both = {n: accumulate.fixed_and_peak(value, state[f"exponent/{n}"], count) for n, value in summed.items()}
+    fixed = {name: part for name, (part, _) in both.items()}
     parts = {f"gradient/{name}": fixed[name] for name in gradients}
     parts |= {f"moved/{name}": fixed.get(name, value) for name, value in moved.items()}
-    parts[PEAKS] = torch.stack([accumulate.peak_of(value) for value in summed.values()])
+    parts[PEAKS] = torch.stack([peak for _, peak in both.values()])
     parts[LOSS] = accumulate.loss_to_fixed(loss)
     return parts
 

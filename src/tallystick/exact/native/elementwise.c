@@ -12,8 +12,8 @@
 #include "simd.h"
 #include "threads.h"
 
-enum { BLOCK = 1024, MAX_DIMS = 16, SPARE = 192, SERIAL = 16384 };
-/* SPARE bytes between slots keep them from all starting at the same place in the cache; fewer than SERIAL elements are
+enum { BLOCK = 1024, MAX_DIMS = 16, SPARE = 192, SERIAL = 1 << 18 };
+/* SPARE bytes between slots keep them from all starting at the same place in the cache; fewer than SERIAL operations are
  * not worth another thread. */
 
 typedef void (*loop)(void *d, const void *a, const void *b, const void *c, int64_t n);
@@ -34,14 +34,13 @@ typedef struct {
     const layout *layouts;         /* of the inputs */
     const int64_t *constant_bits;  /* constants * {bytes of an entry, its bits} */
     const int64_t *output_bytes;
-    void *const *memory;           /* inputs, then outputs */
 } plan;
 
-#define TS_OPERATIONS                                                                                           \
-    X(add) X(sub) X(mul) X(div) X(abs) X(relu) X(exp) X(log) X(eq) X(ne) X(lt) X(le) X(gt) X(ge) X(eq_long)     \
-    X(ne_long) X(lt_long) X(le_long) X(gt_long) X(ge_long) X(where) X(copy) X(load_flag) X(store_flag)          \
-    X(float_of_flag) X(float_of_byte) X(float_of_int) X(float_of_long) X(logical_and) X(logical_or)             \
-    X(logical_xor) X(logical_not) X(mean_of)
+#define TS_OPERATIONS                                                                                             \
+    X(add) X(sub) X(mul) X(div) X(maximum) X(minimum) X(abs) X(relu) X(exp) X(expm1) X(log) X(log1p) X(tanh)      \
+    X(sigmoid) X(erf) X(sqrt) X(eq) X(ne) X(lt) X(le) X(gt) X(ge) X(eq_long) X(ne_long) X(lt_long) X(le_long)     \
+    X(gt_long) X(ge_long) X(where) X(copy) X(load_flag) X(store_flag) X(float_of_flag) X(float_of_byte)           \
+    X(float_of_int) X(float_of_long) X(logical_and) X(logical_or) X(logical_xor) X(logical_not)
 
 #define X(name) #name,
 static const char *const names[] = {TS_OPERATIONS};
@@ -52,12 +51,6 @@ int ts_operation(const char *name) {
     for (int i = 0; i < (int)(sizeof names / sizeof *names); i++)
         if (strcmp(names[i], name) == 0) return i;
     return -1;
-}
-
-static int64_t entry_bits(int64_t micro_batches) {
-    int64_t bits = 30;
-    for (uint64_t rest = (uint64_t)micro_batches - 1; rest; rest >>= 1) bits--;
-    return bits;
 }
 
 #if defined(__clang__)
@@ -139,6 +132,7 @@ static void fill(char *to, const void *value, int64_t bytes) {
 
 typedef struct {
     const plan *p;
+    void *const *memory; /* inputs, then outputs */
     const loop *loops;
     int failed;
 } job;
@@ -157,24 +151,23 @@ static void run_part(void *context, int part, int parts) {
     }
     char **slot = (char **)memory, *own = memory + slots * (int64_t)sizeof(void *);
     own += (64 - (uintptr_t)own % 64) % 64;
-    const int64_t constants = p->inputs, outputs = constants + p->constants, registers = outputs + p->outputs;
+    const int64_t constants = p->inputs, outputs = constants + p->constants;
     for (int64_t s = 0; s < slots; s++) slot[s] = own + s * apart;
     for (int64_t s = 0; s < p->inputs; s++)
-        if (p->layouts[s].dims == 0) fill(slot[s], p->memory[s], p->layouts[s].bytes);
+        if (p->layouts[s].dims == 0) fill(slot[s], j->memory[s], p->layouts[s].bytes);
     for (int64_t s = 0; s < p->constants; s++)
         fill(slot[constants + s], &p->constant_bits[2 * s + 1], p->constant_bits[2 * s]);
-    (void)registers;
     for (int64_t block = first; block < end; block++) {
         const int64_t start = block * BLOCK, left = p->total - start, count = left < BLOCK ? left : BLOCK;
         for (int64_t s = 0; s < p->inputs; s++) {
             const layout *l = &p->layouts[s];
             if (l->dims < 0)
-                slot[s] = (char *)p->memory[s] + start * l->bytes;
+                slot[s] = (char *)j->memory[s] + start * l->bytes;
             else if (l->dims > 0)
-                slot[s] = (char *)gather(l, p->memory[s], own + s * apart, start, count);
+                slot[s] = (char *)gather(l, j->memory[s], own + s * apart, start, count);
         }
         for (int64_t s = 0; s < p->outputs; s++)
-            slot[outputs + s] = (char *)p->memory[p->inputs + s] + start * p->output_bytes[s];
+            slot[outputs + s] = (char *)j->memory[p->inputs + s] + start * p->output_bytes[s];
         for (int64_t i = 0; i < p->instructions; i++) {
             const instruction *in = &p->code[i];
             j->loops[in->op](slot[in->d], slot[in->a], slot[in->b], slot[in->c], count);
@@ -183,11 +176,11 @@ static void run_part(void *context, int part, int parts) {
     free(memory);
 }
 
-/* Runs a plan; 0, or -1 if there was no memory for its registers. `level` limits the instruction set, for tests. */
-int ts_elementwise(const plan *p, int threads) {
-    job j = {p, loops_here(), 0};
+/* Runs a plan on `memory`, inputs before outputs; 0, or -1 if there was no memory for its registers. */
+int ts_elementwise(const plan *p, void *const *memory, int threads) {
+    job j = {p, memory, loops_here(), 0};
     if (p->total == 0) return 0;
-    if (p->total < SERIAL)
+    if (p->total * p->instructions < SERIAL)
         run_part(&j, 0, 1);
     else
         ts_parallel(threads, run_part, &j);

@@ -20,10 +20,18 @@ BINARY(add, settled(a[i] + b[i]))
 BINARY(sub, settled(a[i] - b[i]))
 BINARY(mul, settled(a[i] * b[i]))
 BINARY(div, settled(a[i] / b[i]))
+BINARY(maximum, settled(larger(a[i], b[i])))
+BINARY(minimum, settled(smaller(a[i], b[i])))
 UNARY(abs, float_of(bits_of(a[i]) & TS_MAGNITUDE))
 UNARY(relu, a[i] <= 0.0f ? 0.0f : a[i])
 UNARY(exp, exp_of(a[i]))
+UNARY(expm1, expm1_of(a[i]))
 UNARY(log, log_of(a[i]))
+UNARY(log1p, log1p_of(a[i]))
+UNARY(tanh, tanh_of(a[i]))
+UNARY(sigmoid, sigmoid_of(a[i]))
+UNARY(erf, erf_of(a[i]))
+UNARY(sqrt, sqrt_of(a[i]))
 COMPARISON(eq, ==)
 COMPARISON(ne, !=)
 COMPARISON(lt, <)
@@ -42,15 +50,6 @@ LOOP(logical_and, int32_t, int32_t, int32_t, int32_t, a[i] & b[i])
 LOOP(logical_or, int32_t, int32_t, int32_t, int32_t, a[i] | b[i])
 LOOP(logical_xor, int32_t, int32_t, int32_t, int32_t, a[i] ^ b[i])
 LOOP(logical_not, int32_t, int32_t, int32_t, int32_t, a[i] ^ 1)
-
-/* accumulate.mean_of: a is the int32 sum, b its exponent (one int32 for all), c the number of micro-batches. */
-TS_TARGET static void TS_NAME(mean_of)(void *vd, const void *va, const void *vb, const void *vc, int64_t n) {
-    float *d = vd;
-    const int32_t *a = va;
-    const int64_t batches = *(const int64_t *)vc;
-    const double unit = power_of_two((int64_t)*(const int32_t *)vb - entry_bits(batches)), count = (double)batches;
-    TS_IVDEP for (int64_t i = 0; i < n; i++) d[i] = canonical((float)((double)a[i] * unit / count));
-}
 
 #define X(name) TS_NAME(name),
 static const loop TS_NAME(loops)[] = {TS_OPERATIONS};

@@ -1,0 +1,148 @@
+"""Convolutions and their gradients on integers.
+
+Everything that one sum runs over shares a power of two, and everything else may have its own:
+
+| result | unit of the first operand | unit of the second |
+|---|---|---|
+| output | of the input, one per sample | of the weight, one per output channel |
+| gradient of the input | of the output's gradient, one per sample | of the weight, one per input channel |
+| gradient of the weight | of the output's gradient, one per output channel | of the input, one per input channel |
+
+The integers are convolved in float64, where torch's own convolution adds products exactly, in any order, below 2**53.
+Where a sum has too many terms for that, one operand is split into a high and a low part, and the two results are
+combined in int64.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+
+from tallystick.errors import Refused
+from tallystick.exact.elementwise import plus
+from tallystick.exact.products import exact_terms, max_terms, require_terms, scaled_integers
+from tallystick.exact.rounding import power_of_two, to_float32
+
+LOW_BITS: Final = 10
+Sizes = Sequence[int]
+
+
+def convolution(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Sizes,
+    padding: Sizes,
+    dilation: Sizes,
+    transposed: bool,
+    output_padding: Sizes,
+    groups: int,
+    *,
+    bits: int,
+) -> Tensor:
+    """aten.convolution: `x` [N, C, ...], `weight` [O, C / groups, ...], both float32; one or two spatial dimensions.
+
+    Raises:
+        NonFiniteError: an operand holds an infinity or a NaN.
+        Refused: `unsupported_dtype`, `unsupported_operator` (transposed) or `too_large`.
+    """
+    _require_plain(transposed)
+    geometry = (list(stride), list(padding), list(dilation), False, list(output_padding), groups)
+    qx, unit_x = scaled_integers(x, tuple(range(1, x.dim())), bits)
+    qw, unit_w = scaled_integers(weight, tuple(range(1, weight.dim())), bits)
+    terms = weight[0].numel() if weight.shape[0] else 0
+    total = _exact(lambda part: torch.ops.aten.convolution(qx, part, None, *geometry), qw, terms, bits)
+    result = to_float32(total * power_of_two(unit_x + unit_w.reshape(1, -1, *_ones(x))))
+    return result if bias is None else plus(result, bias.reshape(1, -1, *_ones(x)))
+
+
+def gradient_of_input(
+    gradient: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    bias_sizes: Sizes | None,
+    stride: Sizes,
+    padding: Sizes,
+    dilation: Sizes,
+    transposed: bool,
+    output_padding: Sizes,
+    groups: int,
+    output_mask: Sequence[bool],
+    *,
+    bits: int,
+) -> Tensor:
+    """aten.convolution_backward's first result."""
+    _require_plain(transposed)
+    geometry = (None, list(stride), list(padding), list(dilation), False, list(output_padding), groups)
+    qg, unit_g = scaled_integers(gradient, tuple(range(1, gradient.dim())), bits)
+    by_group = weight.reshape(groups, -1, *weight.shape[1:])
+    qw, unit_w = scaled_integers(by_group, (1, *range(3, by_group.dim())), bits)
+    shape = x.to(torch.float64)
+
+    def gradient_with(part: Tensor) -> Tensor:
+        kernel = part.reshape(weight.shape)
+        found: Tensor = torch.ops.aten.convolution_backward(qg, shape, kernel, *geometry, [True, False, False])[0]
+        return found
+
+    terms = by_group[0, :, 0].numel() if weight.numel() else 0
+    total = _exact(gradient_with, qw, terms, bits)
+    return to_float32(total * power_of_two(unit_g + unit_w.reshape(1, -1, *_ones(x))))
+
+
+def gradient_of_weight(
+    gradient: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    bias_sizes: Sizes | None,
+    stride: Sizes,
+    padding: Sizes,
+    dilation: Sizes,
+    transposed: bool,
+    output_padding: Sizes,
+    groups: int,
+    output_mask: Sequence[bool],
+    *,
+    bits: int,
+) -> Tensor:
+    """aten.convolution_backward's second result."""
+    _require_plain(transposed)
+    geometry = (None, list(stride), list(padding), list(dilation), False, list(output_padding), groups)
+    along = (0, *range(2, x.dim()))
+    qg, unit_g = scaled_integers(gradient, along, bits)
+    qx, unit_x = scaled_integers(x, along, bits)
+    shape = weight.to(torch.float64)
+
+    def gradient_with(part: Tensor) -> Tensor:
+        found: Tensor = torch.ops.aten.convolution_backward(part, qx, shape, *geometry, [False, True, False])[1]
+        return found
+
+    terms = gradient.numel() // max(1, gradient.shape[1])
+    total = _exact(gradient_with, qg, terms, bits)
+    outputs, inputs = weight.shape[0], weight.shape[1]
+    units_x = unit_x.reshape(groups, 1, inputs).expand(groups, outputs // groups, inputs).reshape(outputs, inputs)
+    unit = unit_g.reshape(outputs, 1) + units_x
+    return to_float32(total * power_of_two(unit.reshape(outputs, inputs, *_ones(x))))
+
+
+def _exact(compute: Callable[[Tensor], Tensor], operand: Tensor, terms: int, bits: int) -> Tensor:
+    """`compute(operand)`, linear in `operand`, with exact sums over `terms` products: float64, rounded once."""
+    if terms <= exact_terms(bits):
+        return compute(operand)
+    require_terms(terms, min(max_terms(bits), exact_terms(bits) << LOW_BITS))
+    high = torch.round(operand / 2**LOW_BITS)
+    low = operand - high * 2**LOW_BITS
+    combined: Tensor = compute(high).to(torch.int64) * 2**LOW_BITS + compute(low).to(torch.int64)
+    return combined.to(torch.float64)
+
+
+def _ones(x: Tensor) -> list[int]:
+    """A size of 1 for each spatial dimension."""
+    return [1] * (x.dim() - 2)
+
+
+def _require_plain(transposed: Any) -> None:
+    if transposed:
+        raise Refused(
+            "unsupported_operator", "a transposed convolution is not part of exact-v1; use an upsampling layer"
+        )

@@ -1,0 +1,68 @@
+"""One root per family over everything that may differ between two CPUs.
+
+The short version trains each family for SHORT steps under every profile; `--long` does LONG steps (its last result is
+in docs/benchmarks.md). A check of five steps is not enough: a published audit missed a divergence that appeared at the
+fifteenth.
+"""
+
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from families import FAMILIES
+
+TESTS = Path(__file__).parents[1]
+SHORT, LONG = 40, 1000
+
+PROFILES: dict[str, dict[str, str]] = {
+    "native, one thread": {},
+    "native, two threads": {"THREADS": "2"},
+    "fallback": {"TALLYSTICK_NATIVE": "0"},
+    "fallback, two threads, AVX2": {"TALLYSTICK_NATIVE": "0", "THREADS": "2", "ATEN_CPU_CAPABILITY": "avx2"},
+    "no SIMD": {"TALLYSTICK_NATIVE": "0", "ATEN_CPU_CAPABILITY": "default", "MKL_ENABLE_INSTRUCTIONS": "SSE4_2"},
+    "AVX-512": {"TALLYSTICK_NATIVE": "0", "ATEN_CPU_CAPABILITY": "avx512"},
+    "MKL compatible": {"TALLYSTICK_NATIVE": "0", "MKL_CBWR": "COMPATIBLE"},
+    "oneDNN capped": {"TALLYSTICK_NATIVE": "0", "ONEDNN_MAX_CPU_ISA": "SSE41", "THREADS": "2"},
+    "subnormals flushed": {"FLUSH": "1"},
+    "fallback, subnormals flushed": {"TALLYSTICK_NATIVE": "0", "FLUSH": "1"},
+}
+
+SCRIPT = """
+import os, sys
+import torch
+torch.set_num_threads(int(os.environ.get("THREADS", "1")))
+torch.set_flush_denormal("FLUSH" in os.environ)
+from families import FAMILIES, start
+from tallystick.program.training import train_step
+from tallystick.proof.roots import state_root
+steps = int(sys.argv[1])
+for name in sys.argv[2].split(","):
+    for profile in ("full", "fast"):
+        training, state, _ = start(name, profile)
+        for step in range(steps):
+            state, _ = train_step(training, state, step)
+        print(name, profile, state_root(state, steps))
+"""
+
+
+def roots(profile: str, steps: int) -> list[str]:
+    environment = os.environ | PROFILES[profile] | {"PYTHONPATH": str(TESTS)}
+    command = [sys.executable, "-c", SCRIPT, str(steps), ",".join(FAMILIES)]
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, f"{profile}: {run.stderr[-2000:]}"
+    return run.stdout.splitlines()
+
+
+def test_every_family_has_one_root_over_all_profiles(request: pytest.FixtureRequest) -> None:
+    steps = LONG if request.config.getoption("--long") else SHORT
+    with ThreadPoolExecutor(2) as pool:
+        found = dict(zip(PROFILES, pool.map(lambda profile: roots(profile, steps), PROFILES), strict=True))
+    reference = found["native, one thread"]
+    assert len(reference) == 2 * len(FAMILIES)
+    for profile, lines in found.items():
+        assert lines == reference, profile
+    print("\n".join([f"{steps} steps, {len(PROFILES)} profiles:", *reference]))
