@@ -20,9 +20,12 @@ import torch
 from torch import Tensor, nn
 
 from program_samples import start
-from tallystick.exact import functions, kernels, sums
+from tallystick.exact import functions, kernels, products, reductions, sums
+from tallystick.exact.native import accumulate as native_accumulate
+from tallystick.exact.native import reduce as native_reduce
 from tallystick.exact.random import philox
 from tallystick.exact.sums import exact_sum
+from tallystick.program import interpreter
 from tallystick.program.optimizers import Tensors
 from tallystick.program.training import record_indices, train_step
 from tallystick.proof.roots import state_root
@@ -78,12 +81,16 @@ class Profile:
     capability: str | None = None
     blas: str | None = None
     flush: bool = False
+    native: bool = True
+    """Whether the compiled kernels run, or those of torch under this profile."""
 
     def start(self) -> "subprocess.Popen[str]":
         tests = Path(__file__).parents[1]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tests), *sys.path])}
         if self.capability:
             environment["ATEN_CPU_CAPABILITY"] = self.capability
+        if not self.native:
+            environment["TALLYSTICK_NATIVE"] = "0"
         if self.blas:
             environment["MKL_CBWR"] = self.blas
         flags = ["--threads", str(self.threads), *(["--flush"] if self.flush else [])]
@@ -98,8 +105,9 @@ def profiles() -> list[Profile]:
     return [
         Profile("one thread"),
         Profile("two threads", threads=2),
-        Profile("portable BLAS, subnormal numbers flushed", blas="COMPATIBLE", flush=True),
-        *(Profile(level, threads=1 + place % 2, capability=level) for place, level in enumerate(levels)),
+        Profile("compiled kernels, subnormal numbers flushed", threads=2, flush=True),
+        Profile("portable BLAS, subnormal numbers flushed", blas="COMPATIBLE", flush=True, native=False),
+        *(Profile(level, 1 + place % 2, level, native=False) for place, level in enumerate(levels)),
     ]
 
 
@@ -139,21 +147,40 @@ def coarser(terms: tuple[float, ...], place: int) -> tuple[float, ...]:
     return tuple(changed)
 
 
+def plain_product(a: Tensor, b: Tensor, bits: int) -> Tensor:
+    return torch.matmul(a, b)
+
+
 FAULTS: Final[dict[str, tuple[object, str, object]]] = {
-    "torch.sum for the exact sum": (kernels, "exact_sum", plain_sum),
+    "torch.sum for the exact sum": (sums, "exact_sum", plain_sum),
     "torch.exp for exp": (functions, "exp", torch.exp),
     "torch.log for log": (functions, "log", torch.log),
-    "torch.matmul for the exact product": (kernels, "matmul", torch.matmul),
+    "torch.matmul for the exact product": (products, "matmul", plain_product),
     "one coefficient of exp": (functions, "EXP_TERMS", coarser(functions.EXP_TERMS, -4)),
     "a sum with a bit less": (sums, "TERM_BITS", 29),
 }
 
 
+@pytest.fixture
+def without_native(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The faults are planted in the pure-PyTorch kernels, so those must run."""
+    for module in (interpreter, native_reduce, native_accumulate):
+        monkeypatch.setattr(module, "LIBRARY", None)
+
+
+@pytest.mark.usefixtures("without_native")
+def test_without_a_fault_the_same_process_gives_the_golden_root() -> None:
+    assert exact_root() == GOLDEN
+
+
 @pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.usefixtures("without_native")
 def test_a_planted_fault_changes_the_root(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
     place, name, replacement = FAULTS[fault]
     original = getattr(place, name)
-    monkeypatch.setattr(place, name, replacement)
+    for module in (place, kernels, reductions):
+        if getattr(module, name, None) is original:
+            monkeypatch.setattr(module, name, replacement)
     for op, kernel in kernels.KERNELS.items():
         if kernel is original:
             monkeypatch.setitem(kernels.KERNELS, op, replacement)

@@ -16,7 +16,7 @@ import pytest
 from families import FAMILIES
 
 TESTS = Path(__file__).parents[1]
-SHORT, LONG = 40, 1000
+SHORT, LONG = 20, 1000
 
 PROFILES: dict[str, dict[str, str]] = {
     "native, one thread": {},
