@@ -171,7 +171,7 @@ def test_malformed_oversized_unsigned_and_replayed_transactions_are_refused(net:
         ("/v1/transactions/%00?wait_ms=0", 404),
         ("/v1/events?after=-1", 400),
         ("/v1/events?after=" + "9" * 30, 400),
-        ("/v1/work/nobody?wait_ms=soon", 400),
+        ("/v1/assignments/nobody?wait_ms=soon", 400),
         ("/nowhere", 404),
     ],
 )

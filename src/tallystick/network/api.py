@@ -7,7 +7,7 @@
     GET  /v1/money                                   all of it, to check conservation
     GET  /v1/tasks, /v1/tasks/{task}                 tasks
     GET  /v1/tasks/{task}/history?start=             finished steps
-    GET  /v1/work/{identity}?mark=&wait_ms=          what a worker has to do; waits until `mark` is out of date
+    GET  /v1/assignments/{identity}?mark=&wait_ms=   what a worker has to do; waits until `mark` is out of date
     GET  /v1/events?after=&wait_ms=                  what happened, in order
 
 Replies are JSON (`views`). A failure has a code and a reason.
@@ -51,7 +51,7 @@ class Api:
             "/v1/tasks": self._tasks,
             "/v1/tasks/{task}": self._task,
             "/v1/tasks/{task}/history": self._history,
-            "/v1/work/{identity}": self._work,
+            "/v1/assignments/{identity}": self._work,
             "/v1/events": self._events,
         }
         routes = [Route(path, _replying(handler)) for path, handler in get.items()]

@@ -77,7 +77,7 @@ class Validators:
                 return steps
 
     def work(self, identity: str, mark: str) -> views.Work:
-        return self._get(f"/v1/work/{identity}?mark={mark}&wait_ms={WAIT_MS}", views.Work, WAIT_MS)
+        return self._get(f"/v1/assignments/{identity}?mark={mark}&wait_ms={WAIT_MS}", views.Work, WAIT_MS)
 
     def events(self, after: int, wait_ms: int = WAIT_MS) -> list[views.EventView]:
         return self._get(f"/v1/events?after={after}&wait_ms={wait_ms}", views.Events, wait_ms).events
