@@ -1,6 +1,7 @@
 """One small model of each family that trains exactly, on real data: the digits, as images, rows or tokens."""
 
 import functools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from tallystick.exact.random import philox
 from tallystick.program.graph import Profile, encode_program, program_name
 from tallystick.program.losses import BCEWithLogits, CrossEntropy, Huber, LossSpec, loss_function
 from tallystick.program.optimizers import SGD, Adam, Clipped, Optimizer, Tensors
@@ -31,9 +33,9 @@ class Rotary(nn.Module):
 
     def __init__(self, channels: int, length: int) -> None:
         super().__init__()
-        angles = torch.outer(torch.arange(length), 100.0 ** (-torch.arange(0, channels, 2) / channels))
-        self.register_buffer("cos", angles.cos())
-        self.register_buffer("sin", angles.sin())
+        angles = [[place * 100.0 ** (-c / channels) for c in range(0, channels, 2)] for place in range(length)]
+        self.register_buffer("cos", torch.tensor([[math.cos(angle) for angle in row] for row in angles]))
+        self.register_buffer("sin", torch.tensor([[math.sin(angle) for angle in row] for row in angles]))
 
     def forward(self, x: Tensor) -> Tensor:
         even, odd = x[..., 0::2], x[..., 1::2]
@@ -165,10 +167,24 @@ FAMILIES: dict[str, Family] = {
 SIZE, MICRO_BATCHES = 16, 2
 
 
+def initialize(model: nn.Module) -> None:
+    """Weights that are the same on every machine; torch's own depend on the instruction set.
+
+    Matrices are uniform within 1/sqrt(inputs), biases zero, and the weights of norms stay one.
+    """
+    with torch.no_grad():
+        for stream, (name, parameter) in enumerate(model.named_parameters()):
+            if parameter.dim() > 1:
+                draws = philox(1, stream, parameter.numel())[:, 0].double() / 2**31 - 1
+                parameter.copy_((draws / parameter[0].numel() ** 0.5).to(torch.float32).reshape(parameter.shape))
+            elif "bias" in name:
+                parameter.zero_()
+
+
 def start(name: str, profile: Profile = "full", steps: int = 1000) -> tuple[Training, Tensors, nn.Module]:
     """A prepared run of a family, its state before step 0, and the model that it was traced from."""
-    torch.manual_seed(3)
     model = FAMILIES[name].model()
+    initialize(model)
     return *start_with(model, FAMILIES[name], profile, steps), model
 
 

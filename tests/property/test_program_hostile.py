@@ -171,7 +171,7 @@ WELL_FORMED: dict[str, list[list[Arg]]] = {
     **{
         f"aten.{name}.default": [[A], [FLAGS]] for name in ("logical_not", "lift_fresh_copy", "zeros_like", "ones_like")
     },
-    **{f"aten.{name}.default": [[A], [FLAGS]] for name in ("empty_like", "any", "all")},
+    **{f"aten.{name}.default": [[A], [FLAGS]] for name in ("ones_like", "empty_like", "any", "all", "isnan")},
     **{f"aten.logical_{name}.default": [[A, FLAGS], [COUNTS, BYTES]] for name in ("and", "or", "xor")},
     **{f"aten.{name}.dim": [[A, 0], [FLAGS, 1, True]] for name in ("any", "all")},
     **{f"aten.{name}.dims": [[A, [0, 1]], [FLAGS]] for name in ("any", "all")},

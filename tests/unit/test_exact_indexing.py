@@ -18,6 +18,8 @@ from tallystick.exact.indexing import (
     index_select,
     scatter_add,
     scatter_source,
+    select_scatter,
+    slice_scatter,
 )
 
 GENERATOR = torch.Generator().manual_seed(11)
@@ -118,3 +120,18 @@ def test_an_index_that_names_more_entries_than_there_are_is_refused_before_they_
     with pytest.raises(Refused) as refused:
         index_put(torch.zeros(4, 4), [many[:, None], many], torch.ones(()), True)
     assert refused.value.code == "too_large"
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_a_part_of_another_shape_is_refused_before_there_are_values(device: str) -> None:
+    base, row = BASE.to(device), BASE[0].to(device)
+    assert slice_scatter(base, base[:2], 0, 1, 3).shape == select_scatter(base, row, 0, -1).shape == BASE.shape
+    meetings: list[Callable[[], Tensor]] = [
+        lambda: slice_scatter(base, base[:3], 0, 1, 3),
+        lambda: slice_scatter(base, row, 0, 1, 3),
+        lambda: select_scatter(base, row[:2], 0, 1),
+    ]
+    for meet in meetings:
+        with pytest.raises(Refused) as refused:
+            meet()
+        assert refused.value.code == "bad_shape"

@@ -165,3 +165,19 @@ def test_a_share_that_is_too_small_is_zero() -> None:
     assert same_bits(pooling.average_pool(corner, 2), [0.0])
     back = pooling.average_pool_gradient(-corner[..., :1, :1], corner, 2, 2, 0, False, True, None)
     assert same_bits(back, [0.0] * 4)
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_a_gradient_of_another_shape_is_refused_before_there_are_values(device: str) -> None:
+    x, gradient = X.to(device), X[:, :, :2, :2].to(device)
+    places = torch.zeros(2, 2, 2, 2, dtype=torch.int64, device=device)
+    for images in (x[:1], x[:, :1], x[0], x[:, :, :0]):
+        with pytest.raises(Refused, match="does not fit"):
+            pooling.adaptive_average_pool_gradient(gradient, images)
+        with pytest.raises(Refused, match="does not fit"):
+            pooling.adaptive_max_pool_gradient(gradient, images, places)
+    with pytest.raises(Refused, match="does not fit"):
+        pooling.average_pool_gradient(gradient, x, 2, 2, 0, False, True, None)
+    for wrong in (places[:1], places.to(torch.int32)):
+        with pytest.raises(Refused, match="the places of maxima"):
+            pooling.adaptive_max_pool_gradient(gradient, x, wrong)

@@ -143,18 +143,27 @@ def add_rows(x: Tensor, places: Tensor, terms: Tensor) -> Tensor:
 def slice_scatter(
     x: Tensor, source: Tensor, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1
 ) -> Tensor:
-    _require_same_dtype(x, source)
-    return torch.slice_scatter(x, source, dim, start, end, step)
+    result = x.clone(memory_format=torch.contiguous_format)
+    _write_part(torch.ops.aten.slice.Tensor(result, dim, start, end, step), source)
+    return result
 
 
 def select_scatter(x: Tensor, source: Tensor, dim: int, place: int) -> Tensor:
-    _require_same_dtype(x, source)
-    return torch.select_scatter(x, source, dim, place)
+    result = x.clone(memory_format=torch.contiguous_format)
+    _write_part(result.select(dim, place), source)
+    return result
 
 
 def constant_pad(x: Tensor, pad: Sequence[int], value: Number = 0) -> Tensor:
     """Negative padding cuts off."""
     return torch.constant_pad_nd(x, list(pad), fitting(value, x.dtype))
+
+
+def _write_part(part: Tensor, source: Tensor) -> None:
+    _require_same_dtype(part, source)
+    if part.shape != source.shape:
+        raise Refused("bad_shape", f"{list(source.shape)} is written into a part of shape {list(part.shape)}")
+    part.copy_(source)
 
 
 def _written(x: Tensor, places: Tensor, values: Tensor) -> Tensor:

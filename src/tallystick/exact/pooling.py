@@ -102,6 +102,9 @@ def adaptive_max_pool_gradient(gradient: Tensor, x: Tensor, places: Tensor) -> T
         Refused: `index_out_of_range`.
     """
     _require_float(x, gradient)
+    _require_images(x, gradient)
+    if places.shape != gradient.shape or places.dtype != torch.int64:
+        raise Refused("bad_shape", "the places of maxima are not int64 in the shape of the gradient")
     if x.is_meta:
         return torch.empty_like(x, memory_format=torch.contiguous_format)
     size = x.shape[-2] * x.shape[-1]
@@ -152,6 +155,9 @@ def average_pool_gradient(
 ) -> Tensor:
     """Each entry is the exact sum, over the windows that cover it, of their gradient divided by their count."""
     _require_float(x, gradient)
+    plan = kernel, stride, padding, ceil_mode, count_include_pad, divisor_override
+    if gradient.shape != torch.ops.aten.avg_pool2d(x.to("meta"), *plan).shape:
+        raise Refused("bad_shape", f"a gradient {list(gradient.shape)} does not fit images {list(x.shape)}")
     if x.is_meta:
         return torch.empty_like(x, memory_format=torch.contiguous_format)
     windows, counts = _averaged(x, gradient.shape, kernel, stride, padding, count_include_pad, divisor_override)
@@ -169,6 +175,7 @@ def adaptive_average_pool(x: Tensor, output_size: Sizes) -> Tensor:
 
 def adaptive_average_pool_gradient(gradient: Tensor, x: Tensor) -> Tensor:
     _require_float(x, gradient)
+    _require_images(x, gradient)
     if x.is_meta:
         return torch.empty_like(x, memory_format=torch.contiguous_format)
     windows = _adaptive(x, gradient.shape[-2:])
@@ -297,12 +304,19 @@ def _counts(windows: Windows) -> Tensor:
 
 
 def _pair(sizes: Sizes) -> Sequence[int]:
-    if isinstance(sizes, int):
-        return (sizes, sizes)
-    return (sizes[0], sizes[0]) if len(sizes) == 1 else sizes
+    """One size for each dimension; a flag counts as the number that ATen takes it for."""
+    several = [sizes] if isinstance(sizes, int) else sizes
+    first, second = several if len(several) == 2 else (several[0], several[0])
+    return int(first), int(second)
 
 
 def _require_float(*tensors: Tensor) -> None:
     for x in tensors:
         if x.dtype != torch.float32:
             raise Refused("unsupported_dtype", f"pooling of {x.dtype} is not part of exact-v1; use float32")
+
+
+def _require_images(x: Tensor, gradient: Tensor) -> None:
+    """The gradient is that of the same images; torch checks this only where there are values."""
+    if x.dim() not in {3, 4} or gradient.dim() != x.dim() or gradient.shape[:-2] != x.shape[:-2] or not x.numel():
+        raise Refused("bad_shape", f"a gradient {list(gradient.shape)} does not fit images {list(x.shape)}")

@@ -3,20 +3,32 @@
 Each row of the left operand and each column of the right one is scaled by a power of two and rounded to integers of
 magnitude at most 2**bits: 20 in the profile `full` (three base-128 digits), 13 in `fast` (two). Their products add up
 exactly in float64 as long as the running sum stays below 2**53, in any order, so any BLAS gives the same integer; it is
-scaled back and rounded to float32 once. The same integers can be multiplied digit by digit on an int8 unit. The idea is
-Ozaki's error-free splitting (Ootomo et al. 2024, arXiv 2409.13313), cut to one fixed-size slice.
+scaled back and rounded to float32 once. The idea is Ozaki's error-free splitting (Ootomo et al. 2024, arXiv
+2409.13313), cut to one fixed-size slice.
+
+Three ways give the same bits: the compiled kernels (`native`), on a CPU where they were built; one float64 product; and
+int8 products digit by digit, for a machine whose int8 unit is faster than its float64 unit, on request
+(TALLYSTICK_PRODUCTS=int8).
 """
 
+import os
+from collections.abc import Callable
 from typing import Final
 
 import torch
 from torch import Tensor
 
 from tallystick.errors import Refused
+from tallystick.exact.native import products as compiled
 from tallystick.exact.rounding import exponent_above, power_of_two, require_finite, to_float32
 
 FULL_BITS: Final = 20
 FAST_BITS: Final = 13
+DIGIT_BITS: Final = 7
+INT8_TERMS: Final = 2 ** (30 - 2 * (DIGIT_BITS - 1))
+"""How many products of two digits int32 adds up, with a bit to spare."""
+
+IntegerProduct = Callable[[Tensor, Tensor, int], Tensor]
 
 
 def exact_terms(bits: int) -> int:
@@ -65,9 +77,15 @@ def matmul(a: Tensor, b: Tensor, bits: int = FULL_BITS) -> Tensor:
         Refused: `unsupported_dtype`, or `too_large` for K > max_terms(bits).
     """
     require_terms(a.shape[-1], max_terms(bits))
+    result = compiled.matmul(a, b, bits) if INTEGER_PRODUCT is float64_product else None
+    return scaled_product(a, b, bits, INTEGER_PRODUCT) if result is None else result
+
+
+def scaled_product(a: Tensor, b: Tensor, bits: int, integer_product: IntegerProduct) -> Tensor:
+    """`matmul` by torch's own operators."""
     qa, unit_a = scaled_integers(a, -1, bits)
     qb, unit_b = scaled_integers(b, -2, bits)
-    return to_float32(_integer_product(qa, qb, exact_terms(bits)) * power_of_two(unit_a + unit_b))
+    return to_float32(integer_product(qa, qb, bits) * power_of_two(unit_a + unit_b))
 
 
 def require_terms(terms: int, limit: int) -> None:
@@ -76,9 +94,9 @@ def require_terms(terms: int, limit: int) -> None:
         raise Refused("too_large", f"a matrix product over {terms} terms; at most {limit} are admitted")
 
 
-def _integer_product(qa: Tensor, qb: Tensor, limit: int) -> Tensor:
-    """Exact products of integer matrices; beyond `limit` terms the pieces are added in int64."""
-    terms = qa.shape[-1]
+def float64_product(qa: Tensor, qb: Tensor, bits: int) -> Tensor:
+    """Exact products of integer matrices; beyond `exact_terms` the pieces are added in int64."""
+    terms, limit = qa.shape[-1], exact_terms(bits)
     if terms <= limit:
         return qa @ qb
     total = torch.zeros((), dtype=torch.int64, device=qa.device)
@@ -86,3 +104,43 @@ def _integer_product(qa: Tensor, qb: Tensor, limit: int) -> Tensor:
         piece = qa[..., start : start + limit] @ qb[..., start : start + limit, :]
         total = total + piece.to(torch.int64)
     return total.to(torch.float64)
+
+
+def int8_product(qa: Tensor, qb: Tensor, bits: int) -> Tensor:
+    """The same, digit by digit, with sums of int8 products in int32."""
+    count = -(-bits // DIGIT_BITS)
+    digits_a, digits_b = digits_of(qa, count), digits_of(qb, count)
+    total = torch.zeros((*qa.shape[:-1], qb.shape[-1]), dtype=torch.int64, device=qa.device)
+    for i, a in enumerate(digits_a):
+        for j, b in enumerate(digits_b):
+            for start in range(0, qa.shape[-1], INT8_TERMS):
+                part = slice(start, start + INT8_TERMS)
+                total += _int8_matmul(a[..., part], b[..., part, :]).to(torch.int64) << DIGIT_BITS * (i + j)
+    return total.to(torch.float64)
+
+
+def digits_of(q: Tensor, count: int) -> list[Tensor]:
+    """Balanced base-128 digits (int8), lowest first: within -64..63, and the highest up to 64.
+
+    >>> [d.tolist() for d in digits_of(torch.tensor([200.0, -64.0]), 2)]
+    [[-56, -64], [2, 0]]
+    """
+    rest, digits = q.to(torch.int32), []
+    half = 1 << DIGIT_BITS - 1
+    for _ in range(count - 1):
+        digit = ((rest + half) & (2 * half - 1)) - half
+        digits.append(digit.to(torch.int8))
+        rest = (rest - digit) >> DIGIT_BITS
+    return [*digits, rest.to(torch.int8)]
+
+
+def _int8_matmul(a: Tensor, b: Tensor) -> Tensor:
+    if a.dim() == 2:
+        return torch._int_mm(a.contiguous(), b.contiguous())
+    stack = zip(a.reshape(-1, *a.shape[-2:]), b.reshape(-1, *b.shape[-2:]), strict=True)
+    products = [torch._int_mm(x.contiguous(), y.contiguous()) for x, y in stack]
+    return torch.stack(products).reshape(*a.shape[:-1], b.shape[-1])
+
+
+INTEGER_PRODUCT: Final = int8_product if os.environ.get("TALLYSTICK_PRODUCTS") == "int8" else float64_product
+"""The way chosen; the self-test shows whether it is exact on this machine, such as on an int8 unit that saturates."""

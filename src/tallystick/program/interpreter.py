@@ -123,6 +123,7 @@ def run(prepared: Prepared, inputs: Sequence[Tensor]) -> list[Tensor]:
         _require(spec, value, "input")
     schedule = prepared.fused if all(value.is_cpu for value in inputs) else prepared.plain
     values: list[Any] = [*inputs, *([None] * len(graph.nodes))]
+    del inputs, value  # what only this run holds is let go of after its last use
     for unit, dead in zip(schedule.units, schedule.releases, strict=True):
         if unit.chain is None:
             values[unit.writes[0]] = _result(prepared.calls[unit.nodes[0]], values)

@@ -82,11 +82,15 @@ static const loop *loops_here(void) {
 
 /* One run of `count` entries, `stride` apart. */
 static void copy_run(char *to, const char *from, int64_t count, int64_t stride, int64_t bytes) {
-#define RUN(T)                                                           \
-    {                                                                    \
-        T *t = (T *)to;                                                  \
-        const T *f = (const T *)from;                                    \
-        for (int64_t i = 0; i < count; i++) t[i] = f[i * stride];        \
+#define RUN(T)                                                              \
+    {                                                                       \
+        T *restrict t = (T *)to;                                            \
+        const T *restrict f = (const T *)from;                              \
+        if (stride == 0) {                                                  \
+            const T value = *f;                                             \
+            for (int64_t i = 0; i < count; i++) t[i] = value;               \
+        } else                                                              \
+            for (int64_t i = 0; i < count; i++) t[i] = f[i * stride];       \
     }
     if (stride == 1)
         memcpy(to, from, (size_t)(count * bytes));

@@ -99,14 +99,16 @@ class Chain:
 
     def __init__(self, assembly: Assembly, outputs: Sequence[Value], shape: Sequence[int]) -> None:
         self.shape = tuple(shape)
-        self._dtypes = [torch.bool if value.kind == "flag" else torch.float32 for value in outputs]
-        self.code, self._registers = _encode(assembly, outputs)
+        distinct = list(dict.fromkeys(outputs))
+        self._which = [distinct.index(value) for value in outputs]
+        self._dtypes = [torch.bool if value.kind == "flag" else torch.float32 for value in distinct]
+        self.code, self._registers = _encode(assembly, distinct)
         self._constants = (c_int64 * (2 * len(assembly.constants)))(*(w for pair in assembly.constants for w in pair))
-        self._output_bytes = (c_int64 * len(outputs))(*(dtype.itemsize for dtype in self._dtypes))
+        self._output_bytes = (c_int64 * len(distinct))(*(dtype.itemsize for dtype in self._dtypes))
         self._plans: dict[tuple[tuple[int, ...], ...], tuple[_Plan, object]] = {}
 
     def run(self, inputs: Sequence[Tensor]) -> list[Tensor]:
-        """The outputs, contiguous."""
+        """The outputs, contiguous; what is computed alike is one tensor."""
         assert LIBRARY is not None
         strides = tuple([x.stride() for x in inputs])
         known = self._plans.get(strides)
@@ -117,7 +119,7 @@ class Chain:
         memory = (c_void_p * len(pointers))(*pointers)
         if LIBRARY.ts_elementwise(ctypes.byref(known[0]), memory, torch.get_num_threads()) != 0:
             raise MemoryError("the element-wise machine found no memory for its registers")
-        return outputs
+        return [outputs[place] for place in self._which]
 
     def _plan(self, inputs: Sequence[Tensor]) -> tuple[_Plan, object]:
         """The plan, and what only it points to."""
@@ -194,12 +196,12 @@ def _encode(assembly: Assembly, outputs: Sequence[Value]) -> tuple[list[Instruct
 
 
 def _with_stores(assembly: Assembly, outputs: Sequence[Value]) -> tuple[list[Step], dict[int, int]]:
-    """The steps, and which of them write which output: flags and what no step has made for itself are copied."""
+    """The steps, and which of them write which output; flags, inputs and constants take a step of their own."""
     steps = list(assembly.steps)
     stored: dict[int, int] = {}
     for number, value in enumerate(outputs):
         index = value.index
-        if value.kind == "flag" or value.place != "step" or index in stored:
+        if value.kind == "flag" or value.place != "step":
             steps.append(Step("store_flag" if value.kind == "flag" else "copy", (value,)))
             index = len(steps) - 1
         stored[index] = number
