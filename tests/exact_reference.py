@@ -167,10 +167,12 @@ def tanh(x: float) -> float:
 def erf(x: float) -> float:
     if isnan(x):
         return nan
-    magnitude = within(abs(x), 0, 4)
+    return float32(erf_wide(within(abs(x), 0, 4)) * (-1 if x < 0 else 1))
+
+
+def erf_wide(magnitude: Fraction) -> Fraction:
     square = float64(magnitude * magnitude)
-    upper = float64(magnitude * horner(ERF_UPPER, square))
-    return float32(float64(upper / horner(ERF_LOWER, square)) * (-1 if x < 0 else 1))
+    return float64(float64(magnitude * horner(ERF_UPPER, square)) / horner(ERF_LOWER, square))
 
 
 def log1p(x: float) -> float:
@@ -193,8 +195,7 @@ def log_wide(k: int, s: Fraction) -> Fraction:
     return float64(float64(k * LN2_HIGH) + float64(series + float64(k * LN2_LOW)))
 
 
-def rotated(x: float, quarters: int) -> float:
-    wide = Fraction(x)
+def sine_wide(wide: Fraction, quarters: int) -> Fraction:
     k = round(float64(wide * TWO_OVER_PI))
     r = wide
     for part in HALF_PI:
@@ -205,15 +206,15 @@ def rotated(x: float, quarters: int) -> float:
     else:
         sines = [float64(Fraction((-1) ** n, factorial(2 * n + 1))) for n in range(7, -1, -1)]
         value = float64(r * horner(sines, square))
-    return float32(-value if quadrant >= 2 else value)
+    return -value if quadrant >= 2 else value
 
 
 def sin(x: float) -> float:
-    return rotated(x, 0)
+    return float32(sine_wide(Fraction(x), 0))
 
 
 def cos(x: float) -> float:
-    return rotated(x, 1)
+    return float32(sine_wide(Fraction(x), 1))
 
 
 def sqrt(x: float) -> float:

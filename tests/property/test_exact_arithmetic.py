@@ -119,7 +119,7 @@ def test_the_largest_integers_still_add_up_exactly(terms: int) -> None:
     assert matmul(a, b).item() == reference.float32(Fraction(expected))
     column = 2.0**20 - 1 - 2 * (torch.arange(terms, dtype=torch.float64) % 5)  # odd, so that a lost unit would show
     exact = sum(int(value) ** 2 for value in column.tolist())
-    assert products._integer_product(column[None], column[:, None], exact_terms(FULL_BITS)).item() == float(exact)
+    assert products.float64_product(column[None], column[:, None], FULL_BITS).item() == float(exact)
 
 
 def test_a_product_over_too_many_terms_is_refused() -> None:

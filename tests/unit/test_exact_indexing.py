@@ -95,6 +95,13 @@ def test_of_several_values_for_one_place_the_last_stays() -> None:
     assert torch.equal(index_put(BASE, [places[:1]], TERMS[:1])[1:], BASE[1:])
 
 
+def test_threads_that_write_to_one_place_do_not_race() -> None:
+    places, values = torch.zeros(200_000, dtype=torch.int64), torch.arange(200_000.0)
+    for _ in range(10):
+        assert index_put(torch.zeros(1), [places], values).item() == 199_999
+        assert scatter_source(torch.zeros(200_000), 0, places, values)[0].item() == 199_999
+
+
 @pytest.mark.parametrize("place", [-1, ROWS, 2**40])
 def test_a_place_outside_is_refused(place: int) -> None:
     one, term = torch.tensor([place]), TERMS[:1]

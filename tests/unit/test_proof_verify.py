@@ -338,12 +338,14 @@ def test_records_on_which_the_program_cannot_run_are_not_checked(proof: Path) ->
 def test_a_machine_on_which_an_operator_fails_cannot_check(proof: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Stands for an allocation that fails in the middle of a step."""
 
-    def fail(x: Tensor) -> Tensor:
+    gather = KERNELS["aten.gather.default"]
+
+    def fail(x: Tensor, *arguments: object) -> Tensor:
         if not x.is_meta:
             raise RuntimeError("DefaultCPUAllocator: not enough memory\nmore")
-        return x
+        return gather(x, *arguments)
 
-    monkeypatch.setitem(KERNELS, "aten.relu.default", fail)
+    monkeypatch.setitem(KERNELS, "aten.gather.default", fail)
     verdict = verify(proof)
     assert (verdict.outcome, verdict.code, verdict.exit_code) == ("could_not_check", "not_executable", 1)
     assert verdict.reason.endswith("RuntimeError: DefaultCPUAllocator: not enough memory")

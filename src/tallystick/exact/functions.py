@@ -62,33 +62,29 @@ def horner(terms: tuple[float, ...], x: Tensor) -> Tensor:
 
 def exp(x: Tensor) -> Tensor:
     """e**x, float32: +inf above about 88.72, +0 below about -87.34."""
-    k, r = _exp_reduced(bounded(x, EXP_UNDERFLOW, EXP_OVERFLOW))
-    return finished(x, horner(EXP_TERMS, r) * power_of_two(k))
+    return finished(x, exp_wide(bounded(x, EXP_UNDERFLOW, EXP_OVERFLOW)))
 
 
 def expm1(x: Tensor) -> Tensor:
     """e**x - 1, float32, without cancellation near 0."""
-    return finished(x, _expm1_wide(bounded(x, EXP_UNDERFLOW, EXP_OVERFLOW)))
+    return finished(x, expm1_wide(bounded(x, EXP_UNDERFLOW, EXP_OVERFLOW)))
 
 
 def tanh(x: Tensor) -> Tensor:
     """(e**2x - 1) / (e**2x + 1), float32, from the magnitude of x."""
     magnitude = bounded(x.abs(), 0.0, TANH_ONE)
-    excess = _expm1_wide(magnitude + magnitude)
+    excess = expm1_wide(magnitude + magnitude)
     return finished(x, _with_sign_of(x, excess / (excess + 2.0)))
 
 
 def sigmoid(x: Tensor) -> Tensor:
     """1 / (1 + e**-x), float32."""
-    k, r = _exp_reduced(-bounded(x, EXP_UNDERFLOW, EXP_OVERFLOW))
-    return finished(x, 1.0 / (1.0 + horner(EXP_TERMS, r) * power_of_two(k)))
+    return finished(x, 1.0 / (1.0 + exp_wide(-bounded(x, EXP_UNDERFLOW, EXP_OVERFLOW))))
 
 
 def erf(x: Tensor) -> Tensor:
     """2/sqrt(pi) times the integral of e**(-t*t) from 0 to x, float32."""
-    magnitude = bounded(x.abs(), 0.0, ERF_ONE)
-    square = magnitude * magnitude
-    return finished(x, _with_sign_of(x, magnitude * horner(ERF_UPPER, square) / horner(ERF_LOWER, square)))
+    return finished(x, _with_sign_of(x, erf_wide(bounded(x.abs(), 0.0, ERF_ONE))))
 
 
 def log(x: Tensor) -> Tensor:
@@ -128,10 +124,26 @@ def _exp_reduced(x: Tensor) -> tuple[Tensor, Tensor]:
     return k.to(torch.int64), (x - k * LN2_HIGH) - k * LN2_LOW
 
 
-def _expm1_wide(x: Tensor) -> Tensor:
+def exp_wide(x: Tensor) -> Tensor:
+    """exp of a bounded float64, not yet rounded; so are the other wide ones."""
+    k, r = _exp_reduced(x)
+    return horner(EXP_TERMS, r) * power_of_two(k)
+
+
+def expm1_wide(x: Tensor) -> Tensor:
     k, r = _exp_reduced(x)
     scale = power_of_two(k)
     return (r * horner(EXPM1_TERMS, r)) * scale + (scale - 1.0)
+
+
+def erf_wide(magnitude: Tensor) -> Tensor:
+    square = magnitude * magnitude
+    return magnitude * horner(ERF_UPPER, square) / horner(ERF_LOWER, square)
+
+
+def log_wide(k: Tensor, s: Tensor) -> Tensor:
+    """log of 2**k * (1 + s) / (1 - s)."""
+    return k * LN2_HIGH + (s * horner(LOG_TERMS, s * s) + k * LN2_LOW)
 
 
 def _log_reduced(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -144,8 +156,8 @@ def _log_reduced(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _log_finished(x: Tensor, k: Tensor, s: Tensor) -> Tensor:
-    """log of x = 2**k * (1 + s) / (1 - s), rounded to float32, and its special values."""
-    value = to_float32(k * LN2_HIGH + (s * horner(LOG_TERMS, s * s) + k * LN2_LOW))
+    """`log_wide` rounded to float32, and the special values of the log of x."""
+    value = to_float32(log_wide(k, s))
     value = torch.where(x == 0, -math.inf, value)
     value = torch.where(x == math.inf, math.inf, value)
     return torch.where((x < 0) | x.isnan(), math.nan, value)

@@ -45,10 +45,14 @@ def _rotated(x: Tensor, quarters: int) -> Tensor:
     x = x.to(torch.float32)
     if not x.is_meta and not bool((x.abs() < ANGLE_LIMIT).all()):
         raise NonFiniteError(f"the argument of a sine or cosine is not within +-{ANGLE_LIMIT:.0f}")
-    wide = x.to(torch.float64)
+    return to_float32(sine_wide(x.to(torch.float64), quarters))
+
+
+def sine_wide(wide: Tensor, quarters: int) -> Tensor:
+    """The sine `quarters` quarter turns after `wide` (float64), not yet rounded."""
     k = torch.round(wide * TWO_OVER_PI)
     r = ((wide - k * HALF_PI[0]) - k * HALF_PI[1]) - k * HALF_PI[2]
     quadrant = k.to(torch.int64) + quarters
     square = r * r
     value = torch.where((quadrant & 1) == 0, r * horner(SIN_TERMS, square), horner(COS_TERMS, square))
-    return to_float32(torch.where((quadrant & 2) == 0, value, -value))
+    return torch.where((quadrant & 2) == 0, value, -value)

@@ -10,8 +10,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
-from torch import Tensor
-
 from tallystick.exact.native.elementwise import Assembly, Chain, Value
 from tallystick.exact.native.lowering import NotCovered, lower
 from tallystick.program.dtypes import DTYPES
@@ -269,8 +267,3 @@ def _ordered(units: list[Unit]) -> list[Unit]:
                 heapq.heappush(ready, (units[later].nodes[0], later))
     assert len(ordered) == len(units), "a group leads out and back into itself"
     return ordered
-
-
-def run_chain(unit: Unit, values: list[Any]) -> list[Tensor]:
-    assert unit.chain is not None
-    return unit.chain.run([values[index] for index in unit.reads])

@@ -119,21 +119,29 @@ def run(prepared: Prepared, inputs: Sequence[Tensor]) -> list[Tensor]:
         Refused: `index_out_of_range`, if the records hold such an index.
     """
     graph = prepared.graph
-    for spec, value in zip(graph.inputs, inputs, strict=True):
-        _require(spec, value, "input")
-    schedule = prepared.fused if all(value.is_cpu for value in inputs) else prepared.plain
+    schedule = _chosen(prepared, inputs)
     values: list[Any] = [*inputs, *([None] * len(graph.nodes))]
-    del inputs, value  # what only this run holds is let go of after its last use
+    del inputs  # what only this run holds is let go of after its last use
     for unit, dead in zip(schedule.units, schedule.releases, strict=True):
-        if unit.chain is None:
-            values[unit.writes[0]] = _result(prepared.calls[unit.nodes[0]], values)
-        else:
-            results = unit.chain.run([values[index] for index in unit.reads])
-            for index, result in zip(unit.writes, results, strict=True):
-                values[index] = result
+        _run_unit(prepared, unit, values)
         for index in dead:
             values[index] = None
     return [values[ref.index] for ref in graph.outputs]
+
+
+def _chosen(prepared: Prepared, inputs: Sequence[Tensor]) -> Schedule:
+    for spec, value in zip(prepared.graph.inputs, inputs, strict=True):
+        _require(spec, value, "input")
+    return prepared.fused if all(value.is_cpu for value in inputs) else prepared.plain
+
+
+def _run_unit(prepared: Prepared, unit: Unit, values: list[Any]) -> None:
+    if unit.chain is None:
+        values[unit.writes[0]] = _result(prepared.calls[unit.nodes[0]], values)
+        return
+    results = unit.chain.run([values[index] for index in unit.reads])
+    for index, result in zip(unit.writes, results, strict=True):
+        values[index] = result
 
 
 def _result(call: Call, values: Sequence[Any]) -> Tensor:

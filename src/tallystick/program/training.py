@@ -185,7 +185,7 @@ def advance(training: Training, state: Tensors, step: int, total: Tensors) -> Te
     scalars = [torch.tensor(scalar_at(rule, spec.learning_rate, step), dtype=torch.float32) for rule in rules]
     parameters = [state[f"parameter/{name}"] for name in training.parameters]
     slots = [state[f"slot/{name}"] for name in training.slots]
-    # No name for the means: the interpreter lets go of each after its use, and nothing else holds them.
+    # A generator, so that nothing but the interpreter holds the means, which lets go of each after its use.
     means = (_mean(training, state, total, f"gradient/{name}") for name in training.parameters)
     outputs = run(training.update, [*parameters, *slots, *means, *map(canonical, scalars)])
     names = [f"parameter/{name}" for name in training.parameters] + [f"slot/{name}" for name in training.slots]

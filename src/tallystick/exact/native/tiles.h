@@ -1,0 +1,79 @@
+/* Products of small integers, exact: the inner loops that the matrix product and the convolution share.
+ *
+ * An operand entry is an integer q of `bits` bits. In the profile `full` (20 bits) it is split as q = q1 * 2^10 + q0
+ * with q0 in [-512, 511] and q1 in [-1024, 1024], and multiplied by Karatsuba's three products q1*q1, q0*q0 and
+ * (q0+q1)*(q0+q1). In `fast` (13 bits) it is one 16-bit number. Each of these numbers is a *plane*; a *step* holds two
+ * terms of the sum, as two 16-bit halves of an int32, low half first, which is what multiply-and-add-pairs instructions
+ * take. A panel is a plane of PANEL lanes: int32 [steps][lanes]. */
+#ifndef TS_TILES_H
+#define TS_TILES_H
+
+#include <stdint.h>
+
+enum {
+    TILE_ROWS = 12,
+    TILE_LANES = 32,
+    PLANES = 3,
+    BLOCK_STEPS = 1008, /* of one call; the int32 results stay below 2^31: 2 * 1008 * 2^20 */
+    WIDEN_STEPS = 15,   /* 2 * 15 * 2^26 + 2^16 < 2^31 */
+    SPILL = 16          /* int32 entries that writing a panel may touch behind it */
+};
+
+typedef struct {
+    int fast;  /* profile */
+    int steps; /* at most BLOCK_STEPS */
+    int rows, lanes;
+    const int32_t *a[PLANES];
+    const int32_t *a_rows; /* byte offset of each row, whose steps then lie side by side; NULL: a panel of TILE_ROWS */
+    const int32_t *b[PLANES];
+    const int32_t *b_steps; /* offset of each step in int32 entries; NULL: a panel of TILE_LANES */
+} TileOperands;
+
+/* The sums, as three int32 pieces. full: q1*q1, q0*q0, (q0+q1)*(q0+q1), the last modulo 2^32.
+ * fast: the sum is [0] * 2^16 + [1]. */
+typedef struct {
+    int32_t piece[PLANES][TILE_ROWS][TILE_LANES] __attribute__((aligned(64)));
+} Tile;
+
+/* A float32 matrix [outer][k] by strides (in entries), with 2^-unit of each outer index as a product of two floats,
+ * since it can lie outside of float32's range. */
+typedef struct {
+    const float *data;
+    int64_t outer, k, outer_stride, k_stride;
+    const float *scale_high, *scale_low; /* readable up to outer + TILE_LANES */
+} Source;
+
+typedef struct {
+    void (*product)(const TileOperands *operands, Tile *tile);
+    /* result[row * stride + lane] = the sums times row_unit[row] * lane_unit[lane], as canonical float32. */
+    void (*finish)(const Tile *tile, int fast, int rows, int lanes, const double *row_unit, const double *lane_unit,
+                   float *result, int64_t stride);
+    /* sums[row * stride + lane] += the sums */
+    void (*accumulate)(const Tile *tile, int fast, int rows, int lanes, int64_t *sums, int64_t stride);
+    /* As finish, from accumulated sums. */
+    void (*finish_sums)(const int64_t *sums, int64_t sums_stride, int rows, int lanes, const double *row_unit,
+                        const double *lane_unit, float *result, int64_t stride);
+    /* Writes `lanes` (TILE_ROWS or TILE_LANES) outer indices from `first`, terms k0 .. k0 + count - 1, zero outside,
+     * as one panel for each plane, `plane_stride` entries apart. */
+    void (*pack)(const Source *source, int fast, int64_t first, int lanes, int64_t k0, int64_t count, int32_t *panel,
+                 int64_t plane_stride);
+    /* Rounds and splits `count` terms with one unit: those of two rows side by side as steps, or of one row as 16-bit
+     * numbers; a multiple of 16 is written, to one array for each plane. */
+    void (*pair_rows)(const float *even, const float *odd, int64_t count, int fast, float scale_high, float scale_low,
+                      int32_t *to, int64_t plane_stride);
+    void (*single_row)(const float *row, int64_t count, int fast, float scale_high, float scale_low, int16_t *to,
+                       int64_t plane_stride);
+    /* Largest bit pattern of a magnitude, of each outer index in first .. last - 1. */
+    void (*peaks)(const Source *source, int64_t first, int64_t last, int32_t *peak);
+} TileLoops;
+
+const TileLoops *ts_tile_loops(void);
+
+/* 3: AVX-512 with VNNI, 2: AVX-512, 1: AVX2, 0: portable. For tests: limits what is used to `level`, and returns what
+ * is in use then. */
+int ts_limit_level(int level);
+
+/* From peaks to units: 2^unit as double, 2^-unit as two floats; 0, or 1 if a peak is not finite. */
+int ts_units(const int32_t *peak, int64_t count, int bits, double *unit, float *scale_high, float *scale_low);
+
+#endif
