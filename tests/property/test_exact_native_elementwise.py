@@ -1,23 +1,26 @@
 """The compiled kernels around matrix products have the bits of the PyTorch kernels, whatever the shapes and values."""
 
 import math
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 from tallystick.errors import NonFiniteError
-from tallystick.exact import accumulate, reductions
+from tallystick.exact import accumulate, functions, native, reductions
 from tallystick.exact.kernels import KERNELS
 from tallystick.exact.native import accumulate as compiled
 from tallystick.exact.native import lowering, reduce
-from tallystick.exact.rounding import canonical
+from tallystick.exact.rounding import canonical, one_nan
 from tallystick.exact.sums import exact_sum
 from tallystick.program.graph import Arg, DTypeName, Float, Graph, Node, Ref, TensorSpec
 from tallystick.program.interpreter import DTYPES, prepare, run
@@ -182,7 +185,7 @@ def test_any_graph_has_the_same_bits_with_chains_and_node_by_node(
     assert (have == want) if isinstance(have, str) or isinstance(want, str) else all(map(same, have, want))
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=4, deadline=None)
 @given(st.integers(1, 4), st.booleans(), st.integers(0, 99), st.sampled_from([(700, 911), (3, 400, 517), (600_000,)]))
 def test_large_tensors_and_threads_change_no_bit_of_a_chain(
     threads: int, flush: bool, seed: int, shape: tuple[int, ...]
@@ -201,6 +204,17 @@ def test_large_tensors_and_threads_change_no_bit_of_a_chain(
     with machine(threads, flush):
         have, want = run(prepared, values), run(replace(prepared, fused=prepared.plain), values)
     assert all(map(same, have, want))
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_a_function_has_the_same_bits_on_values_of_every_exponent(name: str) -> None:
+    """2**17 random bit patterns and as many moderate values: a wrong coefficient shows in few of them."""
+    generator = torch.Generator().manual_seed(len(name))
+    patterns = torch.randint(-(2**31), 2**31, (2**17,), generator=generator).to(torch.int32).view(torch.float32)
+    x = one_nan(canonical(torch.cat([patterns, torch.randn(2**17, generator=generator) * 3])))
+    spec = TensorSpec("x", "float32", tuple(x.shape))
+    prepared = prepare(Graph([spec], [Node(f"aten.{name}.default", [Ref(0)], {}, spec)], [Ref(1)]), 2**30)
+    assert same(run(prepared, [x])[0], KERNELS[f"aten.{name}.default"](x))
 
 
 @settings(max_examples=200, deadline=None)
@@ -261,6 +275,37 @@ def test_fixed_point_gradients_have_the_same_bits(
         assert agree(lambda: accumulate.mean_of(laid_out(total, how), e, micro_batches))
         if x.isfinite().all():
             assert agree(lambda: accumulate.to_fixed(x, e, micro_batches))
+
+
+def coefficients(function: str, name: str) -> tuple[float, ...]:
+    """The polynomial that `function` in scalar.h evaluates in the variable `name`, highest first."""
+    body = (
+        Path(native.__file__).with_name("scalar.h").read_text().partition(f"{function}(double")[2].partition("\n}")[0]
+    )
+    found = re.findall(rf"\b{name} = (?:{name} \* \w \+ )?([0-9][^;,]*)[;,]", body)
+    return tuple(float.fromhex(a) / float(b or 1) for a, _, b in (text.partition(" / ") for text in found))
+
+
+@pytest.mark.parametrize(
+    ("terms", "function", "name"),
+    [
+        (functions.EXP_TERMS, "exp_wide", "v"),
+        (functions.EXPM1_TERMS, "expm1_wide", "v"),
+        (functions.LOG_TERMS, "log_finished", "v"),
+    ],
+)
+def test_the_compiled_polynomials_have_the_same_coefficients(
+    terms: tuple[float, ...], function: str, name: str
+) -> None:
+    """A difference in the last bit of a coefficient changes about one result in 2**20."""
+    assert coefficients(function, name) == terms
+
+
+def test_the_compiled_erf_has_the_same_coefficients() -> None:
+    text = Path(native.__file__).with_name("scalar.h").read_text().partition("erf_of(")[2].partition("\n}")[0]
+    upper, lower = (re.findall(rf"\b{name} = (?:{name} \* z \+ )?(0x[^;,]*)[;,]", text) for name in "ul")
+    assert tuple(map(float.fromhex, upper)) == functions.ERF_UPPER
+    assert tuple(map(float.fromhex, lower)) == functions.ERF_LOWER
 
 
 def test_every_rule_is_for_an_operator_of_the_table() -> None:

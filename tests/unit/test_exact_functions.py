@@ -63,14 +63,14 @@ def test_a_function_has_the_bits_of_the_reference(
 
 def wide_ones(x: Tensor) -> list[tuple[Tensor, Callable[[Fraction], Fraction]]]:
     """What functions make of float64 `x` within 0..4 before they round, and the reference's."""
-    s = (x - 2) / 12
+    s = (x - 2) / 16
     return [
         (functions.exp_wide(-x), lambda v: reference.exp_wide(-v)),
         (functions.expm1_wide(x - 2), lambda v: reference.expm1_wide(v - 2)),
         (functions.erf_wide(x), reference.erf_wide),
         (
             functions.log_wide(torch.full_like(x, 3), s),
-            lambda v: reference.log_wide(3, reference.float64((v - 2) / 12)),
+            lambda v: reference.log_wide(3, reference.float64((v - 2) / 16)),
         ),
         (trigonometry.sine_wide(x, 0), lambda v: reference.sine_wide(v, 0)),
         (trigonometry.sine_wide(x, 1), lambda v: reference.sine_wide(v, 1)),

@@ -201,7 +201,6 @@ BAD_NODES: dict[str, Graph] = {
     "a mean of integers, which ATen does not define": one_node("aten.mean.default", [INDEX], spec()),
     "a bool difference": one_node("aten.sub.Tensor", [FLAG, FLAG], spec(3, 4, dtype="bool")),
     "a bool magnitude": one_node("aten.abs.default", [FLAG], spec(3, 4, dtype="bool")),
-    "a float made integer": one_node("aten._to_copy.default", [X], spec(3, 4, dtype="int64"), dtype=DTypeName("int64")),
     "a float summed as an integer": one_node("aten.sum.default", [X], spec(dtype="int64"), dtype=DTypeName("int64")),
     "a reduction over no such dimension": one_node("aten.sum.dim_IntList", [X, [5]], spec(4)),
     "a reduction over one dimension twice": one_node("aten.sum.dim_IntList", [X, [0, 0]], spec(4)),

@@ -47,7 +47,7 @@ def convolution(
         NonFiniteError: an operand holds an infinity or a NaN.
         Refused: `unsupported_dtype`, `unsupported_operator` (transposed) or `too_large`.
     """
-    _require_plain(transposed)
+    _require_geometry(x, weight, transposed, stride, padding, dilation, output_padding, groups)
     geometry = (list(stride), list(padding), list(dilation), False, list(output_padding), groups)
     qx, unit_x = scaled_integers(x, tuple(range(1, x.dim())), bits)
     qw, unit_w = scaled_integers(weight, tuple(range(1, weight.dim())), bits)
@@ -73,7 +73,7 @@ def gradient_of_input(
     bits: int,
 ) -> Tensor:
     """aten.convolution_backward's first result."""
-    _require_plain(transposed)
+    _require_geometry(x, weight, transposed, stride, padding, dilation, output_padding, groups)
     geometry = (None, list(stride), list(padding), list(dilation), False, list(output_padding), groups)
     qg, unit_g = scaled_integers(gradient, tuple(range(1, gradient.dim())), bits)
     by_group = weight.reshape(groups, -1, *weight.shape[1:])
@@ -106,7 +106,7 @@ def gradient_of_weight(
     bits: int,
 ) -> Tensor:
     """aten.convolution_backward's second result."""
-    _require_plain(transposed)
+    _require_geometry(x, weight, transposed, stride, padding, dilation, output_padding, groups)
     geometry = (None, list(stride), list(padding), list(dilation), False, list(output_padding), groups)
     along = (0, *range(2, x.dim()))
     qg, unit_g = scaled_integers(gradient, along, bits)
@@ -141,8 +141,33 @@ def _ones(x: Tensor) -> list[int]:
     return [1] * (x.dim() - 2)
 
 
-def _require_plain(transposed: Any) -> None:
+def _require_geometry(
+    x: Tensor,
+    weight: Tensor,
+    transposed: Any,
+    stride: Sizes,
+    padding: Sizes,
+    dilation: Sizes,
+    output_padding: Sizes,
+    groups: int,
+) -> None:
+    """What torch's own shape inference lets through and its convolution then does not."""
     if transposed:
         raise Refused(
             "unsupported_operator", "a transposed convolution is not part of exact-v1; use an upsampling layer"
         )
+    spatial = x.dim() - 2
+    fits = (
+        spatial in {1, 2}
+        and weight.dim() == x.dim()
+        and all(len(sizes) == spatial for sizes in (stride, padding, dilation, output_padding))
+        and all(size >= 1 for size in (*stride, *dilation))
+        and all(size == 0 for size in output_padding)
+        and all(size >= 0 for size in padding)
+        and groups >= 1
+        and weight.shape[0] % groups == 0
+        and x.shape[1] == weight.shape[1] * groups
+        and min(x.numel(), weight.numel()) > 0
+    )
+    if not fits:
+        raise Refused("bad_shape", f"a convolution of {tuple(x.shape)} with {tuple(weight.shape)} and that geometry")
