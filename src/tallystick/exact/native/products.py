@@ -19,8 +19,10 @@ def matmul(a: Tensor, b: Tensor, bits: int) -> Tensor | None:
     """
     if LIBRARY is None or not (a.is_cpu and b.is_cpu and a.dtype == b.dtype == torch.float32):
         return None
-    if a.numel() == 0 or b.numel() == 0 or a.dim() != b.dim() or a.shape[:-2] != b.shape[:-2]:
+    if a.dim() < 2 or a.numel() == 0 or b.numel() == 0:
         return None
+    if a.shape[:-2] != b.shape[:-2] or a.shape[-1] != b.shape[-2]:
+        return None  # torch says what is wrong
     if a.dim() == 2:
         result = torch.empty((a.shape[0], b.shape[1]))
         sizes, strides = (1, *a.shape, b.shape[1]), (0, *a.stride(), 0, *b.stride())

@@ -257,7 +257,7 @@ TS_TARGET static void TS_NAME(pack)(const Source *s, int fast, int64_t first, in
         const int64_t outer0 = first + lane;
         const float *scale_high = s->scale_high + outer0, *scale_low = s->scale_low + outer0;
         const int inside = outer0 + 16 <= s->outer;
-        if (outer0 >= s->outer) scale_high = s->scale_high, scale_low = s->scale_low; /* of zeros */
+        if (outer0 >= s->outer) break; /* nobody reads what these lanes give */
         for (int64_t k = 0; k < count; k += 32) {
             const int64_t terms = count - k < 32 ? count - k : 32;
             const float *from = s->data + outer0 * s->outer_stride + (k0 + k) * s->k_stride;

@@ -53,8 +53,8 @@ typedef struct {
     /* As finish, from accumulated sums. */
     void (*finish_sums)(const int64_t *sums, int64_t sums_stride, int rows, int lanes, const double *row_unit,
                         const double *lane_unit, float *result, int64_t stride);
-    /* Writes `lanes` (TILE_ROWS or TILE_LANES) outer indices from `first`, terms k0 .. k0 + count - 1, zero outside,
-     * as one panel for each plane, `plane_stride` entries apart. */
+    /* Writes `lanes` (TILE_ROWS or TILE_LANES) outer indices from `first`, terms k0 .. k0 + count - 1,
+     * as one panel for each plane, `plane_stride` entries apart. Lanes beyond the source's end hold anything. */
     void (*pack)(const Source *source, int fast, int64_t first, int lanes, int64_t k0, int64_t count, int32_t *panel,
                  int64_t plane_stride);
     /* Rounds and splits `count` terms with one unit: those of two rows side by side as steps, or of one row as 16-bit
