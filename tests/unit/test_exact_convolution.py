@@ -161,6 +161,22 @@ def test_compiled_kernels_have_the_bits_of_float64(case: Case, bits: int) -> Non
         assert same == [True, True, True], (level, threads)
 
 
+@pytest.mark.parametrize("axis", [0, 1])
+def test_every_small_geometry_reads_padding_where_there_is_padding(axis: int) -> None:
+    """Grids share the padding between rows, and between samples, where it is wide enough for both."""
+    ranges = (range(1, 6), range(1, 5), range(1, 4), range(5), range(1, 3))
+    for size, kernel, stride, padding, dilation in itertools.product(*ranges):
+        if size + 2 * padding <= dilation * (kernel - 1):
+            continue
+        along = [
+            (n, m) if axis else (m, n) for n, m in ((3, size), (2, kernel), (1, stride), (1, padding), (1, dilation))
+        ]
+        case = Case(2, 1, 1, along[0], along[1], along[2], along[3], along[4])
+        operands = case.operands(53)
+        got, expected = compiled(case, *operands, FULL_BITS), by_float64(case, *operands, FULL_BITS)
+        assert all(torch.equal(p, q) for p, q in zip(got, expected, strict=True)), case
+
+
 @pytest.mark.parametrize("bits", PROFILES)
 def test_sums_longer_than_a_block_and_than_float64_holds_are_exact(bits: int) -> None:
     """More than 2016 and more than 8192 terms in each of the three, all at the bound and of one sign."""

@@ -155,6 +155,15 @@ def test_rows_and_columns_may_be_as_small_and_as_large_as_float32_is(level: int,
         assert torch.equal(patterns(scaled_product(a, b, bits, float64_product)), expected)
 
 
+@pytest.mark.parametrize("level", LEVELS)
+def test_results_up_to_the_smallest_magnitude_become_plus_zero(level: int) -> None:
+    a = torch.tensor([[2.0**-63], [-(2.0**-63)], [2.0**-63 * 1.5], [2.0**-100]])
+    with computing(level):
+        got = matmul(a, torch.full((1, 9), 2.0**-63))
+    assert not patterns(got[[0, 1, 3]]).any()
+    assert (got[2] == 2.0**-126 * 1.5).all()
+
+
 @pytest.mark.parametrize(("m", "k", "n"), [(0, 3, 2), (3, 0, 2), (3, 2, 0), (0, 0, 0)])
 def test_empty_operands_give_zeros_of_the_right_shape(m: int, k: int, n: int) -> None:
     for product in (float64_product, int8_product):

@@ -13,6 +13,7 @@ products exactly, in any order, below 2**53. Where a sum has too many terms for 
 and a low part, and the two results are combined in int64.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -26,6 +27,8 @@ from tallystick.exact.products import exact_terms, max_terms, require_terms, sca
 from tallystick.exact.rounding import power_of_two, to_float32
 
 LOW_BITS: Final = 10
+COLUMNS: Final = 2**20
+"""torch lays out an operand's entries once for each tap; of so many at a time, which stay in the cache."""
 Sizes = Sequence[int]
 Geometry = tuple[list[int], list[int], list[int], bool, list[int], int]
 """Stride, padding, dilation, transposed, output padding, groups: as ATen's convolutions take them."""
@@ -64,7 +67,12 @@ def float64_output(x: Tensor, weight: Tensor, geometry: Geometry, bits: int) -> 
     qx, unit_x = scaled_integers(x, tuple(range(1, x.dim())), bits)
     qw, unit_w = scaled_integers(weight, tuple(range(1, weight.dim())), bits)
     terms = weight[:1].numel()
-    total = _exact(lambda part: torch.ops.aten.convolution(qx, part, None, *geometry), qw, terms, bits)
+    count = _samples_at_once(terms * geometry[-1] * math.prod(x.shape[2:]))
+
+    def output_with(part: Tensor) -> Tensor:
+        return torch.cat([torch.ops.aten.convolution(some, part, None, *geometry) for some in qx.split(count)])
+
+    total = _exact(output_with, qw, terms, bits)
     return to_float32(total * power_of_two(unit_x + unit_w.reshape(1, -1, *_ones(x))))
 
 
@@ -142,9 +150,13 @@ def float64_gradient_of_weight(gradient: Tensor, x: Tensor, weight: Tensor, geom
     qx, unit_x = scaled_integers(x, along, bits)
     shape = weight.to(torch.float64)
 
+    count = _samples_at_once(weight[:1].numel() * groups * math.prod(x.shape[2:]))
+
     def gradient_with(part: Tensor) -> Tensor:
-        found: Tensor = torch.ops.aten.convolution_backward(part, qx, shape, None, *geometry, [False, True, False])[1]
-        return found
+        total = torch.zeros_like(shape)
+        for some, inputs in zip(part.split(count), qx.split(count), strict=True):
+            total += torch.ops.aten.convolution_backward(some, inputs, shape, None, *geometry, [False, True, False])[1]
+        return total
 
     terms = gradient.numel() // max(1, gradient.shape[1])
     total = _exact(gradient_with, qg, terms, bits)
@@ -163,6 +175,10 @@ def _exact(compute: Callable[[Tensor], Tensor], operand: Tensor, terms: int, bit
     low = operand - high * 2**LOW_BITS
     combined: Tensor = compute(high).to(torch.int64) * 2**LOW_BITS + compute(low).to(torch.int64)
     return combined.to(torch.float64)
+
+
+def _samples_at_once(columns: int) -> int:
+    return max(1, COLUMNS // max(1, columns))
 
 
 def _ones(x: Tensor) -> list[int]:

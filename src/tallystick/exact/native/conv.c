@@ -9,6 +9,8 @@
 
 #include "threads.h"
 
+enum { SMALL_PRODUCTS = 1 << 18 }; /* as in gemm.c */
+
 /* Results at grid indices (first + i, first + j), i < count[Y], j < count[X]; they are entries base + i * step of the
  * result. */
 typedef struct {
@@ -248,8 +250,8 @@ static int correlate(const Convolution *g, Correlation *c, Tables tables) {
     c->panel_rows = ceil_div(c->outputs, c->panels);
     c->panel_rows += c->panel_rows > 1 && c->panel_rows < 8 ? c->panel_rows % 2 : 0;
     c->row_count = c->panels * TILE_ROWS;
-    const int64_t work = c->samples * c->outputs * c->inputs * c->taps * c->grid.entries;
-    const int threads = work < 1 << 18 ? 1 : (int)lesser(g->threads, greater(c->samples, 1));
+    const double work = (double)(c->samples * c->groups * c->outputs * c->inputs) * (double)(c->taps * c->grid.entries);
+    const int threads = work < SMALL_PRODUCTS ? 1 : (int)lesser(g->threads, greater(c->samples, 1));
     Bump bump = {NULL, 0};
     for (int round = 0; round < 2; round++) {
         plan(c, threads, &bump);

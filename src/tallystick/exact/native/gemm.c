@@ -10,7 +10,7 @@
 #include "workspace.h"
 
 enum {
-    BLOCK_BYTES = 6 << 20, /* panels of one operand */
+    BLOCK_BYTES = 8 << 20, /* panels of one operand */
     GROUP_BYTES = 1 << 19, /* left panels that one task keeps in the second cache */
     PEAK_OUTERS = 128,
     SMALL_PRODUCTS = 1 << 18 /* below, waking a thread costs more than it saves */

@@ -1,10 +1,11 @@
-#define _POSIX_C_SOURCE 200112L
+#define _DEFAULT_SOURCE
 #include "workspace.h"
 
 #include <sched.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 
-enum { ALIGNMENT = 64, KEPT_BYTES = 1 << 25, SPINS = 2000 };
+enum { ALIGNMENT = 64, LARGE_PAGE = 1 << 21, KEPT_BYTES = 1 << 25, SPINS = 2000 };
 
 static char busy;
 static void *kept;
@@ -12,7 +13,12 @@ static size_t kept_bytes;
 
 static void *fresh(size_t bytes) {
     void *memory = NULL;
-    return posix_memalign(&memory, ALIGNMENT, bytes) == 0 ? memory : NULL;
+    const size_t alignment = bytes < LARGE_PAGE ? ALIGNMENT : LARGE_PAGE;
+    if (posix_memalign(&memory, alignment, bytes) != 0) return NULL;
+#if defined(MADV_HUGEPAGE)
+    if (bytes >= LARGE_PAGE) madvise(memory, bytes, MADV_HUGEPAGE); /* panels span more pages than are translated fast */
+#endif
+    return memory;
 }
 
 void *ts_workspace_take(size_t bytes) {
