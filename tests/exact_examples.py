@@ -113,8 +113,6 @@ FEATURES = torch.randn(2, 3, 2, generator=GENERATOR)
 EXAMPLES: dict[str, list[Call]] = {
     "aten.mm.default": [call(A, M), call(EMPTY, M), call(A[:, :0], M[:0]), call(A.t(), A)],
     "aten.bmm.default": [call(CUBE, CUBE_2), call(CUBE, CUBE.transpose(1, 2))],
-    "aten.addmm.default": [call(N, A, M), call(N, A, M, beta=0.5, alpha=2), call(torch.ones(3, 5), A, M)],
-    "aten.baddbmm.default": [call(A[:, :3], CUBE, CUBE_2), call(ONE, CUBE, CUBE_2, beta=2, alpha=0.5)],
     "aten.add.Tensor": [*BINARY, call(A, B, alpha=-2), call(K, SMALL, alpha=3), call(A, 0.5, alpha=2)],
     "aten.add.Scalar": [*WITH_NUMBER, call(A, 3, 2)],
     "aten.sub.Tensor": [*BINARY, call(A, B, alpha=0.25)],

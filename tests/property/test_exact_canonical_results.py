@@ -38,7 +38,6 @@ def with_last(number: float) -> Call:
 MADE_FROM: dict[str, list[Call]] = {
     "aten.mm.default": [lambda x, y, c: (x, y.t())],
     "aten.bmm.default": [lambda x, y, c: (x[None], y.t()[None])],
-    "aten.addmm.default": [lambda x, y, c: (y[:, :3], x, y.t())],
     "aten.add.Tensor": [*BINARY, lambda x, y, c: (x, y, c)],
     "aten.sub.Tensor": [*BINARY, lambda x, y, c: (x, y, c)],
     **{f"aten.{name}.Tensor": BINARY for name in ("mul", "div")},

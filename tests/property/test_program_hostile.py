@@ -146,8 +146,6 @@ COMPARED = ("eq", "ne", "lt", "le", "gt", "ge")
 WELL_FORMED: dict[str, list[list[Arg]]] = {
     "aten.mm.default": [[A, C], [NONE, C]],
     "aten.bmm.default": [[CUBE, CUBE_2]],
-    "aten.addmm.default": [[SCALAR, A, C]],
-    "aten.baddbmm.default": [[SCALAR, CUBE, CUBE_2]],
     "aten.convolution.default": [[CUBE, FILTER, None, *PLAIN], [CUBE, CUBE, TWO, *PLAIN]],
     **{
         f"aten.convolution_backward.default/{output}": [[CUBE, CUBE, FILTER, [3], *PLAIN, [True, True, True]]]

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from tallystick.exact import convolution, creation, functions, indexing, noise, pooling, reductions, roots, trigonometry
 from tallystick.exact import elementwise as by_entry
-from tallystick.exact.elementwise import Kernel, Number, multiply, plus
+from tallystick.exact.elementwise import Kernel, multiply
 from tallystick.exact.products import matmul
 from tallystick.exact.sums import exact_sum
 
@@ -28,13 +28,6 @@ aten = torch.ops.aten
 
 def product(a: Tensor, b: Tensor, *, bits: int) -> Tensor:
     return matmul(a, b, bits)
-
-
-def addmm(bias: Tensor, a: Tensor, b: Tensor, beta: Number = 1, alpha: Number = 1, *, bits: int) -> Tensor:
-    """alpha * (a @ b) + beta * bias, of matrices or of stacks of them."""
-    result = product(a, b, bits=bits)
-    scaled = result if alpha == 1 else multiply(result, alpha)
-    return plus(scaled, bias if beta == 1 else multiply(bias, beta))
 
 
 def bias_gradient(gradient: Tensor, *arguments: object) -> Tensor:
@@ -218,8 +211,6 @@ KERNELS: Final[dict[str, Kernel]] = {
 PRODUCTS: Final[dict[str, Callable[..., Tensor]]] = {
     "aten.mm.default": product,
     "aten.bmm.default": product,
-    "aten.addmm.default": addmm,
-    "aten.baddbmm.default": addmm,
     "aten.convolution.default": convolution.convolution,
     "aten.convolution_backward.default/0": convolution.gradient_of_input,
     "aten.convolution_backward.default/1": convolution.gradient_of_weight,

@@ -1,8 +1,9 @@
 """What a recorded operator is replaced by, so that a program needs few operators.
 
 torch's core decompositions do most of it. Here are the exceptions: normalization in terms of means that can be summed
-exactly, random numbers that are a function of a key instead of a generator's state, and embeddings, whose gradient
-stays one operator because torch's own decomposition would add rows in some order.
+exactly; random numbers that are a function of a key instead of a generator's state; biases apart from products, so that
+they are added in one pass with what follows; and embeddings, whose gradient stays one operator because torch's own
+decomposition would add rows in some order.
 """
 
 import math
@@ -65,6 +66,8 @@ def table(noise: Noise) -> Table:
         aten.native_batch_norm.default: batch_norm,
         aten.var.correction: variance,
         aten.var_mean.correction: lambda *args, **kwargs: (variance(*args, **kwargs), mean(*args, **kwargs)),
+        aten.addmm.default: addmm,
+        aten.convolution.default: convolution,
         aten.native_dropout.default: lambda x, p, train: dropout(noise, x, p, train),
         aten.bernoulli.p: lambda x, p=0.5, generator=None: (noise.uniform(x.shape) < p).to(x.dtype),
         aten.bernoulli.default: lambda x, generator=None: (noise.uniform(x.shape) < x).to(x.dtype),
@@ -126,6 +129,19 @@ def variance(
     terms = math.prod(x.shape[d] for d in dims)
     divisor = terms - (1 if correction is None else correction)
     return (shifted * shifted).sum(dims, keepdim=keepdim) / divisor
+
+
+def addmm(bias: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
+    product = a @ b
+    scaled = product if alpha == 1 else product * alpha
+    return scaled + (bias if beta == 1 else bias * beta)
+
+
+def convolution(x: Tensor, weight: Tensor, bias: Tensor | None, *geometry: Any) -> Tensor:
+    if bias is None:
+        return cast(Tensor, NotImplemented)
+    result: Tensor = aten.convolution.default(x, weight, None, *geometry)
+    return result + bias.view(-1, *[1] * (x.dim() - 2))
 
 
 def dropout(noise: Noise, x: Tensor, p: float, train: bool | None) -> tuple[Tensor, Tensor]:
