@@ -89,6 +89,15 @@ static const TS_NAME(Run) TS_NAME(runs)[2][6][6] = {
 };
 static const signed char TS_NAME(size_of)[TILE_ROWS + 1] = {0, 0, 1, 2, 2, 3, 3, 4, 4, 5, 5, 5, 5};
 static const signed char TS_NAME(rows_of)[6] = {1, 2, 4, 6, 8, 12};
+#elif TS_ROWS == 6
+TS_RUNS(1, 2)
+TS_RUNS(2, 2)
+TS_RUNS(4, 2)
+TS_RUNS(6, 2)
+static const TS_NAME(Run) TS_NAME(runs)[1][4][6] = {
+    {TS_RUN_NAMES(1, 2), TS_RUN_NAMES(2, 2), TS_RUN_NAMES(4, 2), TS_RUN_NAMES(6, 2)}};
+static const signed char TS_NAME(size_of)[TS_ROWS + 1] = {0, 0, 1, 2, 2, 3, 3};
+static const signed char TS_NAME(rows_of)[4] = {1, 2, 4, 6};
 #else
 TS_RUNS(1, 2)
 TS_RUNS(4, 2)
@@ -102,7 +111,7 @@ TS_TARGET static void TS_NAME(product)(const TileOperands *o, Tile *tile) {
     const int vecs = TS_ROWS == 12 ? (o->lanes > TS_WIDTH ? 2 : 1) : 2;
     for (int plane = 0; plane < (o->fast ? 1 : PLANES); plane++)
         for (int row = 0; row < o->rows;) {
-            const int left = o->rows - row, most = o->fast && TS_ROWS == 12 ? TS_FAST_ROWS : TS_ROWS;
+            const int left = o->rows - row, most = o->fast ? TS_FAST_ROWS : TS_ROWS;
             const int size = TS_NAME(size_of)[left < most ? left : most];
             for (int lane = 0; lane < o->lanes; lane += vecs * TS_WIDTH)
                 TS_NAME(runs)[TS_ROWS == 12 ? vecs - 1 : 0][size][layout](o, plane, row, lane, tile);

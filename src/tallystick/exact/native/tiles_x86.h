@@ -32,8 +32,8 @@ TS_AVX512 static inline void transpose_512(const float *from, int64_t stride, fl
 #define TS_TARGET TS_AVX2
 #define TS_VEC __m256i
 #define TS_WIDTH 8
-#define TS_ROWS 4
-#define TS_FAST_ROWS 4
+#define TS_ROWS 6
+#define TS_FAST_ROWS 6
 #define TS_VECS 2
 #define TS_ZERO() _mm256_setzero_si256()
 #define TS_LOAD(p) _mm256_loadu_si256((const __m256i *)(p))
