@@ -13,8 +13,10 @@ from tallystick.exact.rounding import (
     canonical_number,
     exponent_above,
     one_nan,
+    peak_along,
     power_of_two,
     require_finite,
+    settle,
     to_float32,
 )
 
@@ -73,6 +75,37 @@ def test_every_nan_becomes_the_one_with_the_bits_7fc00000() -> None:
     assert float32_bits(one_nan(patterns.view(torch.float32))) == [0x7FC00000] * 5
     plain = torch.tensor([math.inf, -math.inf, 0.0, 3.4e38, -1.5])
     assert torch.equal(one_nan(plain), plain)
+
+
+@pytest.mark.parametrize("flush", [False, True])
+@pytest.mark.parametrize("count", [1, 7, 16, 1000])
+def test_settling_follows_the_bits_in_vectors_and_in_what_is_left_over(count: int, flush: bool) -> None:
+    edges = [0, 1, 0x7FFFFF, 0x800000, 0x800001, 0x3F800000, 0x7F7FFFFF, 0x7F800000, 0x7F800001, 0x7FC00000, 0x7FFFFFFF]
+    patterns = torch.tensor(edges + [bits - 2**31 for bits in edges], dtype=torch.int32)
+    magnitude = patterns & 0x7FFFFFFF
+    expected = torch.where(magnitude <= 0x800000, 0, patterns)
+    expected = torch.where(magnitude > 0x7F800000, 0x7FC00000, expected).to(torch.int32)
+    torch.set_flush_denormal(flush)
+    try:
+        for given, wanted in zip(patterns, expected, strict=True):
+            got = settle(given.repeat(count).view(torch.float32))
+            assert got.view(torch.int32).tolist() == [int(wanted)] * count
+            kept = canonical(given.repeat(count).view(torch.float32))
+            assert torch.equal(one_nan(kept).view(torch.int32), got.view(torch.int32))
+    finally:
+        torch.set_flush_denormal(False)
+
+
+def test_settling_leaves_integers_alone() -> None:
+    assert settle(torch.tensor([1, -(2**40)])).tolist() == [1, -(2**40)]
+
+
+@pytest.mark.parametrize("dims", [(0,), (1,), (0, 1)])
+def test_a_peak_is_the_largest_magnitude_and_never_minus_zero(dims: tuple[int, ...]) -> None:
+    x = torch.tensor([[1.0, -3.0], [0.0, 2.0], [0.0, 0.0]])
+    assert torch.equal(peak_along(x, dims), x.abs().amax(dims, keepdim=True))
+    assert set(float32_bits(peak_along(torch.zeros(3, 2), dims).reshape(-1))) == {0}
+    assert peak_along(torch.tensor([[1.0, math.nan], [2.0, 3.0]]), dims).isnan().any()
 
 
 def test_exponent_above_is_the_smallest_power_that_is_larger() -> None:

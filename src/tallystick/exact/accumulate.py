@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from tallystick.exact.native import accumulate as compiled
-from tallystick.exact.rounding import exponent_above, power_of_two, require_finite, to_float32
+from tallystick.exact.rounding import exponent_above, peak_along, power_of_two, require_finite, to_float32
 
 SUM_BITS: Final = 30
 HEADROOM: Final = 4
@@ -43,7 +43,8 @@ def peak_of(gradient: Tensor) -> Tensor:
     """
     if compiled.usable(gradient):
         return _exponent(compiled.peak_bits(gradient))
-    peak = gradient.abs().amax() if gradient.numel() else gradient.new_zeros(())
+    dims = tuple(range(gradient.dim()))
+    peak = peak_along(gradient, dims).view(()) if gradient.numel() else gradient.new_zeros(())
     require_finite(peak, "a gradient")
     return exponent_above(peak).to(torch.int32)
 
@@ -53,8 +54,8 @@ def to_fixed(gradient: Tensor, exponent: Tensor, micro_batches: int) -> Tensor:
     bits = entry_bits(micro_batches)
     if compiled.usable(gradient):
         return compiled.fixed_and_peak(gradient, bits - int(exponent), bits)[0]
-    units = torch.round(gradient.to(torch.float64) * power_of_two(bits - exponent.to(torch.int64)))
-    return units.clamp(-(2.0**bits), 2.0**bits).to(torch.int32)
+    units = gradient.to(torch.float64).mul_(power_of_two(bits - exponent.to(torch.int64))).round_()
+    return units.clamp_(-(2.0**bits), 2.0**bits).to(torch.int32)
 
 
 def fixed_and_peak(gradient: Tensor, exponent: Tensor, micro_batches: int) -> tuple[Tensor, Tensor]:
@@ -78,7 +79,7 @@ def mean_of(total: Tensor, exponent: Tensor, micro_batches: int) -> Tensor:
     if compiled.usable(total):
         return compiled.mean_of(total, int(exponent) - entry_bits(micro_batches), micro_batches)
     unit = power_of_two(exponent.to(torch.int64) - entry_bits(micro_batches))
-    return to_float32(total.to(torch.float64) * unit / micro_batches)
+    return to_float32(total.to(torch.float64).mul_(unit).div_(micro_batches))
 
 
 def next_exponent(exponent: Tensor, peak: Tensor) -> Tensor:

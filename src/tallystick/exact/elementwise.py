@@ -1,6 +1,6 @@
 """Arithmetic, comparisons and logic, one entry at a time.
 
-On float32 an operator is the IEEE operation in float32, then `settled`: magnitudes up to 2**-126 become +0 and NaN
+On float32 an operator is the IEEE operation in float32, then `settle`: magnitudes up to 2**-126 become +0 and NaN
 gets its one form. Mixed operands meet as torch promotes them; integers become the nearest float32. Integer results
 wrap around (two's complement), as everywhere in torch.
 """
@@ -12,15 +12,10 @@ import torch
 from torch import Tensor
 
 from tallystick.errors import Refused
-from tallystick.exact.rounding import canonical, one_nan
+from tallystick.exact.rounding import settle
 
 Number = int | float
 Kernel = Callable[..., Tensor]
-
-
-def settled(x: Tensor) -> Tensor:
-    """A float32 result as it leaves a kernel; other dtypes as they are."""
-    return one_nan(canonical(x)) if x.is_floating_point() else x
 
 
 def operand(x: Tensor | Number, like: Tensor) -> Tensor:
@@ -39,7 +34,7 @@ def _binary(op: Callable[[Tensor, Tensor], Tensor]) -> Kernel:
     def kernel(a: Tensor | Number, b: Tensor | Number) -> Tensor:
         like = a if isinstance(a, Tensor) else b
         assert isinstance(like, Tensor)
-        return settled(op(operand(a, like), operand(b, like)))
+        return settle(op(operand(a, like), operand(b, like)))
 
     return kernel
 
@@ -114,7 +109,7 @@ def rounding(op: Callable[[Tensor], Tensor]) -> Kernel:
 
     def kernel(x: Tensor) -> Tensor:
         require_numbers(x)
-        return settled(op(x)) if x.is_floating_point() else x.clone()
+        return settle(op(x)) if x.is_floating_point() else x.clone()
 
     return kernel
 

@@ -13,7 +13,8 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from tallystick.exact.rounding import EXPONENT_BIAS_64, power_of_two, to_float32
+from tallystick.exact.blocks import by_blocks
+from tallystick.exact.rounding import EXPONENT_BIAS_64, power_of_two, settle, to_float32
 
 
 def _numbers(text: str) -> tuple[float, ...]:
@@ -56,37 +57,45 @@ def horner(terms: tuple[float, ...], x: Tensor) -> Tensor:
     """The polynomial with coefficients `terms`, highest first, at `x` (float64): one multiply, one add at a time."""
     value = torch.full_like(x, terms[0])
     for term in terms[1:]:
-        value = value * x + term
+        value.mul_(x).add_(term)
     return value
 
 
+@by_blocks
 def exp(x: Tensor) -> Tensor:
     """e**x, float32: +inf above about 88.72, +0 below about -87.34."""
-    return finished(x, exp_wide(bounded(x, EXP_UNDERFLOW, EXP_OVERFLOW)))
+    return finished(exp_wide(bounded(x, EXP_UNDERFLOW, EXP_OVERFLOW)))
 
 
+@by_blocks
 def expm1(x: Tensor) -> Tensor:
     """e**x - 1, float32, without cancellation near 0."""
-    return finished(x, expm1_wide(bounded(x, EXP_UNDERFLOW, EXP_OVERFLOW)))
+    return finished(expm1_wide(bounded(x, EXP_UNDERFLOW, EXP_OVERFLOW)))
 
 
+@by_blocks
 def tanh(x: Tensor) -> Tensor:
     """(e**2x - 1) / (e**2x + 1), float32, from the magnitude of x."""
-    magnitude = bounded(x.abs(), 0.0, TANH_ONE)
+    wide = bounded(x, -TANH_ONE, TANH_ONE)
+    magnitude = wide.abs()
     excess = expm1_wide(magnitude + magnitude)
-    return finished(x, _with_sign_of(x, excess / (excess + 2.0)))
+    return finished((excess / (excess + 2.0)).copysign_(wide))
 
 
+@by_blocks
 def sigmoid(x: Tensor) -> Tensor:
     """1 / (1 + e**-x), float32."""
-    return finished(x, 1.0 / (1.0 + exp_wide(-bounded(x, EXP_UNDERFLOW, EXP_OVERFLOW))))
+    return finished(1.0 / exp_wide(-bounded(x, EXP_UNDERFLOW, EXP_OVERFLOW)).add_(1.0))
 
 
+@by_blocks
 def erf(x: Tensor) -> Tensor:
     """2/sqrt(pi) times the integral of e**(-t*t) from 0 to x, float32."""
-    return finished(x, _with_sign_of(x, erf_wide(bounded(x.abs(), 0.0, ERF_ONE))))
+    wide = bounded(x, -ERF_ONE, ERF_ONE)
+    return finished(erf_wide(wide.abs()).copysign_(wide))
 
 
+@by_blocks
 def log(x: Tensor) -> Tensor:
     """Natural logarithm, float32, of canonical `x`: -inf at 0, NaN below 0."""
     x = x.to(torch.float32)
@@ -94,6 +103,7 @@ def log(x: Tensor) -> Tensor:
     return _log_finished(x, k, (m - 1.0) / (m + 1.0))
 
 
+@by_blocks
 def log1p(x: Tensor) -> Tensor:
     """The natural logarithm of 1 + x, float32: -inf at -1, NaN below -1."""
     x = x.to(torch.float32)
@@ -105,40 +115,36 @@ def log1p(x: Tensor) -> Tensor:
 
 
 def bounded(x: Tensor, low: float, high: float) -> Tensor:
-    """`x` as float64 within `low`..`high`, beyond which the result is known; 0 for NaN."""
-    return torch.nan_to_num(x.to(torch.float32).to(torch.float64)).clamp(low, high)
+    """`x` as float64 within `low`..`high`, beyond which the result is known; NaN stays and runs through all of it."""
+    return x.to(torch.float32).to(torch.float64).clamp_(low, high)
 
 
-def finished(x: Tensor, value: Tensor) -> Tensor:
-    """`value` (float64) rounded to float32; NaN where `x` is."""
-    return torch.where(x.isnan(), math.nan, to_float32(value))
-
-
-def _with_sign_of(x: Tensor, magnitude: Tensor) -> Tensor:
-    return torch.where(x < 0, -magnitude, magnitude)
+def finished(value: Tensor) -> Tensor:
+    """`value` (float64) rounded to float32, with the one NaN."""
+    return settle(value.to(torch.float32))
 
 
 def _exp_reduced(x: Tensor) -> tuple[Tensor, Tensor]:
-    """k (int64) and r (float64, |r| <= ln(2)/2) with x = k * ln(2) + r."""
-    k = torch.round(x * LOG2_E)
-    return k.to(torch.int64), (x - k * LN2_HIGH) - k * LN2_LOW
+    """k (int64) and r (float64, |r| <= ln(2)/2) with x = k * ln(2) + r; for NaN, r is NaN and k any number."""
+    k = (x * LOG2_E).round_()
+    return k.to(torch.int64), (x - k * LN2_HIGH).sub_(k * LN2_LOW)
 
 
 def exp_wide(x: Tensor) -> Tensor:
     """exp of a bounded float64, not yet rounded; so are the other wide ones."""
     k, r = _exp_reduced(x)
-    return horner(EXP_TERMS, r) * power_of_two(k)
+    return horner(EXP_TERMS, r).mul_(power_of_two(k))
 
 
 def expm1_wide(x: Tensor) -> Tensor:
     k, r = _exp_reduced(x)
     scale = power_of_two(k)
-    return (r * horner(EXPM1_TERMS, r)) * scale + (scale - 1.0)
+    return horner(EXPM1_TERMS, r).mul_(r).mul_(scale).add_(scale - 1.0)
 
 
 def erf_wide(magnitude: Tensor) -> Tensor:
     square = magnitude * magnitude
-    return magnitude * horner(ERF_UPPER, square) / horner(ERF_LOWER, square)
+    return horner(ERF_UPPER, square).mul_(magnitude).div_(horner(ERF_LOWER, square))
 
 
 def log_wide(k: Tensor, s: Tensor) -> Tensor:

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from tallystick.errors import Refused
-from tallystick.exact.elementwise import divide, settled
-from tallystick.exact.rounding import exponent_above, power_of_two, require_finite, to_float32
+from tallystick.exact.elementwise import divide
+from tallystick.exact.rounding import exponent_above, power_of_two, require_finite, settle, to_float32
 from tallystick.exact.sums import EXACT_TERMS, TERM_BITS
 
 Sizes = int | Sequence[int]
@@ -54,7 +54,7 @@ def max_pool(
     """The largest entry of each window; no order matters to it, so torch's own is exact."""
     _require_float(x)
     result = torch.ops.aten.max_pool2d_with_indices(x, kernel, stride, padding, dilation, ceil_mode)[0]
-    return settled(result)
+    return settle(result)
 
 
 def max_pool_places(
@@ -71,7 +71,7 @@ def max_pool_places(
 
 def adaptive_max_pool(x: Tensor, output_size: Sizes) -> Tensor:
     _require_float(x)
-    return settled(torch.ops.aten.adaptive_max_pool2d(x, _pair(output_size))[0])
+    return settle(torch.ops.aten.adaptive_max_pool2d(x, _pair(output_size))[0])
 
 
 def adaptive_max_pool_places(x: Tensor, output_size: Sizes) -> Tensor:

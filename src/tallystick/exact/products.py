@@ -20,13 +20,16 @@ from torch import Tensor
 
 from tallystick.errors import Refused
 from tallystick.exact.native import products as compiled
-from tallystick.exact.rounding import exponent_above, power_of_two, require_finite, to_float32
+from tallystick.exact.rounding import exponent_above, make_canonical, peak_along, power_of_two, require_finite
 
 FULL_BITS: Final = 20
 FAST_BITS: Final = 13
 DIGIT_BITS: Final = 7
 INT8_TERMS: Final = 2 ** (30 - 2 * (DIGIT_BITS - 1))
 """How many products of two digits int32 adds up, with a bit to spare."""
+
+BLOCK: Final = 2**18
+"""Entries of the float64 operands or results that are made at a time; rather many, for the sake of the BLAS."""
 
 IntegerProduct = Callable[[Tensor, Tensor, int], Tensor]
 
@@ -60,10 +63,10 @@ def scaled_integers(x: Tensor, dims: int | tuple[int, ...], bits: int = FULL_BIT
         for dim in dims:
             shape[dim] = 1
         return x.to(torch.float64), torch.zeros(shape, dtype=torch.int64, device=x.device)
-    peak = x.abs().amax(dims, keepdim=True)
+    peak = peak_along(x, dims)
     require_finite(peak, "an operand of a matrix product")
     unit = exponent_above(peak) - bits
-    return torch.round(x.to(torch.float64) * power_of_two(-unit)), unit
+    return x.to(torch.float64).mul_(power_of_two(-unit)).round_(), unit
 
 
 def matmul(a: Tensor, b: Tensor, bits: int = FULL_BITS) -> Tensor:
@@ -82,10 +85,24 @@ def matmul(a: Tensor, b: Tensor, bits: int = FULL_BITS) -> Tensor:
 
 
 def scaled_product(a: Tensor, b: Tensor, bits: int, integer_product: IntegerProduct) -> Tensor:
-    """`matmul` by torch's own operators."""
+    """`matmul` by torch's own operators: some rows of `a` at a time, or some matrices of a stack."""
+    result = a.new_empty((*a.shape[:-1], b.shape[-1]))
+    if a.dim() > 2:
+        count = max(1, BLOCK // max(1, *(x[0].numel() for x in (a, b, result) if len(x))))
+        for x, y, place in zip(a.split(count), b.split(count), result.split(count), strict=True):
+            place.copy_(_wide_product(x, *scaled_integers(y, -2, bits), bits, integer_product))
+    else:
+        qb, unit_b = scaled_integers(b, -2, bits)
+        count = max(1, BLOCK // max(1, *b.shape))
+        for x, place in zip(a.split(count), result.split(count), strict=True):
+            place.copy_(_wide_product(x, qb, unit_b, bits, integer_product))
+    return make_canonical(result)
+
+
+def _wide_product(a: Tensor, qb: Tensor, unit_b: Tensor, bits: int, integer_product: IntegerProduct) -> Tensor:
+    """The product before it is rounded to float32. Scaling by both units in turn is exact, too."""
     qa, unit_a = scaled_integers(a, -1, bits)
-    qb, unit_b = scaled_integers(b, -2, bits)
-    return to_float32(integer_product(qa, qb, bits) * power_of_two(unit_a + unit_b))
+    return integer_product(qa, qb, bits).mul_(power_of_two(unit_a)).mul_(power_of_two(unit_b))
 
 
 def require_terms(terms: int, limit: int) -> None:

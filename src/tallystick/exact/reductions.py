@@ -8,9 +8,9 @@ from torch import Tensor
 
 from tallystick.errors import Refused
 from tallystick.exact import functions
-from tallystick.exact.elementwise import Kernel, divide, minus, require_numbers, settled
+from tallystick.exact.elementwise import Kernel, divide, minus, require_numbers
 from tallystick.exact.native import reduce
-from tallystick.exact.rounding import exponent_above, power_of_two, require_finite, to_float32
+from tallystick.exact.rounding import exponent_above, peak_along, power_of_two, require_finite, settle, to_float32
 from tallystick.exact.sums import EXACT_TERMS, TERM_BITS, exact_sum
 
 
@@ -53,11 +53,11 @@ def _below_peak(x: Tensor, dim: int) -> Tensor:
 
 
 def amax(x: Tensor, dims: Sequence[int] = (), keepdim: bool = False) -> Tensor:
-    return settled(x.amax(tuple(dims), keepdim=keepdim))
+    return settle(x.amax(tuple(dims), keepdim=keepdim))
 
 
 def amin(x: Tensor, dims: Sequence[int] = (), keepdim: bool = False) -> Tensor:
-    return settled(x.amin(tuple(dims), keepdim=keepdim))
+    return settle(x.amin(tuple(dims), keepdim=keepdim))
 
 
 def place_of(largest: bool) -> Kernel:
@@ -83,10 +83,10 @@ def cumsum(x: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tensor:
     x = x.to(torch.float32)
     if x.dim() == 0 or x.numel() == 0:
         return x.clone()
-    peak = x.abs().amax(dim, keepdim=True)
+    peak = peak_along(x, (dim,))
     require_finite(peak, "the operand of a running sum")
     unit = exponent_above(peak) - TERM_BITS
-    integers = torch.round(x.to(torch.float64) * power_of_two(-unit))
+    integers = x.to(torch.float64).mul_(power_of_two(-unit)).round_()
     if x.shape[dim] > EXACT_TERMS:
         integers = integers.to(torch.int64)
     return to_float32(torch.cumsum(integers, dim).to(torch.float64) * power_of_two(unit))

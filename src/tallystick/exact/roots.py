@@ -11,13 +11,15 @@ import torch
 from torch import Tensor
 
 from tallystick.errors import Refused
-from tallystick.exact.elementwise import Number, divide, multiply, settled
-from tallystick.exact.rounding import one_nan, to_float32
+from tallystick.exact.blocks import by_blocks
+from tallystick.exact.elementwise import Number, divide, multiply
+from tallystick.exact.rounding import one_nan, settle, to_float32
 
 POWER_LIMIT: Final = 64
 """The largest magnitude of an integer exponent."""
 
 
+@by_blocks
 def sqrt(x: Tensor) -> Tensor:
     """The float32 nearest to the square root of `x`; NaN below 0."""
     x = x.to(torch.float32)
@@ -83,7 +85,7 @@ def _float_power(x: Tensor, exponent: int) -> Tensor:
     if exponent < 0:
         return divide(torch.ones_like(x), x) if exponent == -1 else one_nan(to_float32(1.0 / _wide_power(x, -exponent)))
     if exponent == 1:
-        return settled(x)
+        return settle(x.clone())
     if exponent <= 3:
         square = multiply(x, x)
         return square if exponent == 2 else multiply(square, x)

@@ -20,8 +20,14 @@ EXPONENT_BIAS_64: Final = 1023
 
 
 def canonical(x: Tensor) -> Tensor:
-    """`x` (float32, any shape) with magnitudes <= 2**-126 set to +0."""
-    return torch.where(x.abs() <= SMALLEST, torch.zeros_like(x), x)
+    """A copy of `x` (float32, any shape) with magnitudes <= 2**-126 set to +0."""
+    return torch.nn.functional.hardshrink(x, SMALLEST)
+
+
+def make_canonical(x: Tensor) -> Tensor:
+    """`canonical` in place, for what a kernel has just made."""
+    result: Tensor = torch.ops.aten.hardshrink.out(x, SMALLEST, out=x)
+    return result
 
 
 def canonical_number(x: float) -> float:
@@ -36,7 +42,19 @@ def one_nan(x: Tensor) -> Tensor:
 
 def to_float32(x: Tensor) -> Tensor:
     """`x` (float64) rounded to the nearest float32, ties to even, then made canonical."""
-    return canonical(x.to(torch.float32))
+    return make_canonical(x.to(torch.float32))
+
+
+def settle(x: Tensor) -> Tensor:
+    """A float32 result, in place, as it leaves a kernel: canonical and with the one NaN; other dtypes as they are."""
+    if not x.is_floating_point():
+        return x
+    return torch.nan_to_num_(make_canonical(x), nan=math.nan, posinf=math.inf, neginf=-math.inf)
+
+
+def peak_along(x: Tensor, dims: tuple[int, ...]) -> Tensor:
+    """The largest magnitude of `x` (not empty) over `dims`, which keep size 1; NaN if one entry is NaN."""
+    return torch.maximum(x.amax(dims, keepdim=True), -x.amin(dims, keepdim=True)).abs()
 
 
 def exponent_above(magnitude: Tensor) -> Tensor:

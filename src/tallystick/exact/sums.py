@@ -7,8 +7,9 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from tallystick.exact.blocks import entries_at_once
 from tallystick.exact.native import reduce
-from tallystick.exact.rounding import exponent_above, power_of_two, require_finite, to_float32
+from tallystick.exact.rounding import exponent_above, peak_along, power_of_two, require_finite, to_float32
 
 TERM_BITS: Final = 30
 """Terms are rounded to integers of magnitude <= 2**TERM_BITS; within 2**6 of the largest that loses nothing."""
@@ -21,7 +22,7 @@ def exact_sum(x: Tensor, dims: Sequence[int], keepdim: bool = False) -> Tensor:
     Raises:
         NonFiniteError: a float32 `x` holds an infinity or a NaN.
     """
-    dims = tuple(dims) or tuple(range(x.dim()))
+    dims = tuple(d % max(1, x.dim()) for d in dims) or tuple(range(x.dim()))
     if not x.is_floating_point():
         return x.sum(dims, keepdim=keepdim, dtype=torch.int64)
     terms = math.prod(x.shape[d] for d in dims) if x.dim() else 1
@@ -34,10 +35,17 @@ def exact_sum(x: Tensor, dims: Sequence[int], keepdim: bool = False) -> Tensor:
 
 
 def _sums(x: Tensor, dims: tuple[int, ...], terms: int) -> Tensor:
-    peak = x.abs().amax(dims, keepdim=True)
+    """By blocks along the dimension whose entries lie furthest apart."""
+    if x.dim() == 0:
+        return _sums(x.view(1), (0,), 1).view(())
+    peak = peak_along(x, dims)
     require_finite(peak, "the operand of a sum")
     unit = exponent_above(peak) - TERM_BITS
-    integers = torch.round(x.to(torch.float64) * power_of_two(-unit))
-    if terms > EXACT_TERMS:
-        integers = integers.to(torch.int64)
-    return to_float32(integers.sum(dims, keepdim=True).to(torch.float64) * power_of_two(unit))
+    scale = power_of_two(-unit).expand_as(x)
+    wide = torch.float64 if terms <= EXACT_TERMS else torch.int64
+    along = max(range(x.dim()), key=x.stride)
+    count = max(1, entries_at_once() * x.shape[along] // x.numel())
+    parts = zip(x.split(count, along), scale.split(count, along), strict=True)
+    totals = [part.to(torch.float64).mul_(by).round_().to(wide).sum(dims, keepdim=True) for part, by in parts]
+    total = torch.stack(totals).sum(0) if along in dims else torch.cat(totals, along)
+    return to_float32(total.to(torch.float64).mul_(power_of_two(unit)))

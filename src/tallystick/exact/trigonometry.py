@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from tallystick.errors import NonFiniteError
+from tallystick.exact.blocks import by_blocks
 from tallystick.exact.functions import horner
 from tallystick.exact.rounding import to_float32
 
@@ -42,7 +43,10 @@ def cos(x: Tensor) -> Tensor:
 
 
 def _rotated(x: Tensor, quarters: int) -> Tensor:
-    x = x.to(torch.float32)
+    return by_blocks(lambda part: _rotated_block(part.to(torch.float32), quarters))(x)
+
+
+def _rotated_block(x: Tensor, quarters: int) -> Tensor:
     if not x.is_meta and not bool((x.abs() < ANGLE_LIMIT).all()):
         raise NonFiniteError(f"the argument of a sine or cosine is not within +-{ANGLE_LIMIT:.0f}")
     return to_float32(sine_wide(x.to(torch.float64), quarters))
