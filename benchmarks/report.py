@@ -6,6 +6,7 @@
 A row that could not be measured has no numbers, `met` false if there is a bar, and the reason in its note.
 """
 
+import os
 import platform
 import statistics
 import subprocess
@@ -81,19 +82,31 @@ def middle_and_spread(samples: Sequence[float]) -> tuple[float, str]:
 
 def machine(threads: int) -> str:
     """The machine in one line, without a name or an address."""
-    facts = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    values = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in facts)}
-    flags = values.get("flags", values.get("Features", "")).split()
+    facts = _cpu_facts()
     parts = [
-        values.get("model name", platform.machine()),
-        f"{facts.count('') or '?'} cores visible",
-        " ".join(flag for flag in CPU_FLAGS if flag in flags) or "no vector unit known",
+        facts.get("model name", platform.machine()),
+        f"{os.cpu_count()} cores visible",
+        " ".join(cpu_flags()) or "no vector unit known",
         f"{threads} threads",
         f"{platform.system()} {platform.machine()}",
         f"Python {platform.python_version()}",
         f"PyTorch {torch.__version__}",
     ]
     return ", ".join(parts)
+
+
+def cpu_flags() -> list[str]:
+    """Which of CPU_FLAGS the processor has."""
+    facts = _cpu_facts()
+    flags = facts.get("flags", facts.get("Features", "")).split()
+    return [flag for flag in CPU_FLAGS if flag in flags]
+
+
+def _cpu_facts() -> dict[str, str]:
+    """What Linux says of the last core; nothing elsewhere."""
+    source = Path("/proc/cpuinfo")
+    lines = source.read_text().splitlines() if source.exists() else []
+    return {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
 
 
 def commit() -> str:
