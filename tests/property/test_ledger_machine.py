@@ -17,6 +17,7 @@ from tallystick.ledger.execute import execute_block, next_deadline_ms
 from tallystick.ledger.state import State, dump_state, load_state, state_digest
 from tallystick.ledger.transactions import (
     UNAVAILABLE,
+    Anchor,
     AnyBody,
     Deposit,
     Enroll,
@@ -101,7 +102,8 @@ class Life(RuleBasedStateMachine):
         due = next_deadline_ms(before)
         if due is not None and due <= after.time_ms:
             return
-        assert (before.tasks, before.validators, before.burned) == (after.tasks, after.validators, after.burned)
+        kept = (before.tasks, before.validators, before.burned, before.anchors)
+        assert kept == (after.tasks, after.validators, after.burned, after.anchors)
         for identity, account in after.accounts.items():
             assert replace(account, nonce=0) == replace(before.accounts[identity], nonce=0)
 
@@ -122,6 +124,13 @@ class Life(RuleBasedStateMachine):
     @rule(who=anybody, amount=amounts)
     def withdraw(self, who: str, amount: int) -> None:
         self.send(who, Withdraw(amount))
+
+    @rule(who=anybody, what=st.sampled_from(["one", "two"]))
+    def anchor(self, who: str, what: str) -> None:
+        first = self.net.state.anchors.get(name(what))
+        result = self.send(who, Anchor(name(what)))
+        assert (result.code == "already_anchored") == (first is not None)
+        assert first is None or self.net.state.anchors[name(what)] == first
 
     @rule(noise=st.binary(max_size=200))
     def noise(self, noise: bytes) -> None:

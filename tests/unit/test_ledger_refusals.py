@@ -16,6 +16,7 @@ from tallystick.ledger.execute import check_transaction, execute_block
 from tallystick.ledger.state import Account, Worker
 from tallystick.ledger.transactions import (
     MAX_TRANSACTION_BYTES,
+    Anchor,
     AnyBody,
     Deposit,
     Enroll,
@@ -103,6 +104,21 @@ def second_attestation(net: Network) -> tuple[str, AnyBody]:
     return "v0", net.attest_body()
 
 
+def anchored_by_another(net: Network) -> tuple[str, AnyBody]:
+    net.act("ann", Anchor(name("proof")))
+    return "bob", Anchor(name("proof"))
+
+
+def anchored_before(net: Network) -> tuple[str, AnyBody]:
+    net.act("bob", Anchor(name("proof")))
+    return "bob", Anchor(name("proof"))
+
+
+def no_money_left(net: Network) -> tuple[str, AnyBody]:
+    net.act("bob", Transfer(key("ann").identity, net.account("bob").balance))
+    return "bob", Anchor(name("proof"))
+
+
 STORIES: dict[str, list[Story]] = {
     "zero_amount": [
         lambda net: ("ann", Transfer(key("bob").identity, 0)),
@@ -113,6 +129,7 @@ STORIES: dict[str, list[Story]] = {
         lambda net: ("ann", Transfer(key("bob").identity, 9_901)),
         lambda net: ("ann", Deposit(9_901)),
         lambda net: (CLIENT, replace(OFFER, reward=9_001)),
+        no_money_left,
     ],
     "insufficient_stake": [
         lambda net: ("ann", Withdraw(101)),
@@ -149,6 +166,7 @@ STORIES: dict[str, list[Story]] = {
     "not_validator": [outsider_audits, lambda net: ("bob", net.attest_body())],
     "not_settled": [lambda net: ("v0", net.attest_body())],
     "already_attested": [second_attestation],
+    "already_anchored": [anchored_by_another, anchored_before],
 }
 AT_THE_DOOR = {"unknown_sender", "stale_nonce"}
 OF_DOCUMENTS = {"too_large", "malformed", "not_canonical", "repeated_validator", "too_much_money"}

@@ -3,11 +3,11 @@
 import pytest
 from msgspec.structs import replace
 
-from ledger_network import CLIENT, POLICY, RICH, VALIDATOR_STAKE, Network, check_invariants, name, truth
+from ledger_network import CLIENT, POLICY, RICH, VALIDATOR_STAKE, Network, check_invariants, key, name, truth
 from tallystick.ledger.events import Missed, RoundOpened, Slashed, Suspended, TaskDone, TaskExpired
 from tallystick.ledger.execute import next_deadline_ms
 from tallystick.ledger.state import StepRecord
-from tallystick.ledger.transactions import UNAVAILABLE, Enroll, Leave, Policy, Withdraw
+from tallystick.ledger.transactions import UNAVAILABLE, Anchor, Enroll, Leave, Policy, Withdraw
 
 LIE = name("lie")
 
@@ -393,3 +393,14 @@ def test_a_small_network_with_one_validator_works() -> None:
     net.attest("v0")
     assert net.the_task().status == "done"
     assert net.account("v0").balance == 100
+
+
+def test_anchors_keep_who_was_first_and_cost_a_unit_that_is_burned() -> None:
+    net = Network()
+    first, second = net.sign("ann", Anchor(name("b"))), net.sign("bob", Anchor(name("a")))
+    net.block(first, second)
+    ann, bob = net.state.anchors[name("b")], net.state.anchors[name("a")]
+    assert (ann.identity, bob.identity) == (key("ann").identity, key("bob").identity)
+    assert ann.height == bob.height and ann.number < bob.number
+    assert net.state.burned == 2 and net.account("ann").balance == RICH - 1
+    check_invariants(net.state)

@@ -46,6 +46,11 @@ class Draft:
         assert new.balance >= 0 and 0 <= new.locked <= new.stake, f"{identity[:12]} overdrawn: {old} -> {new}"
         self.state = replace(self.state, accounts=self.state.accounts.set(identity, new))
 
+    def burn(self, identity: str, amount: int) -> None:
+        """Takes `amount` out of a balance and out of the world."""
+        self.change(identity, balance=-amount)
+        self.state = replace(self.state, burned=self.state.burned + amount)
+
     def use_nonce(self, identity: str, nonce: int) -> None:
         account = replace(self.account(identity), nonce=nonce)
         self.state = replace(self.state, accounts=self.state.accounts.set(identity, account))

@@ -143,6 +143,11 @@ class TaskExpired(msgspec.Struct, frozen=True, tag="task_expired"):
     returned: int
 
 
+class AnchorSet(msgspec.Struct, frozen=True, tag="anchor_set"):
+    digest: str
+    identity: str
+
+
 Event = (
     TaskOpened
     | Enrolled
@@ -160,4 +165,5 @@ Event = (
     | Paid
     | TaskDone
     | TaskExpired
+    | AnchorSet
 )

@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from tallystick.canon.hashing import blob_name
 from tallystick.errors import Refused
 from tallystick.ledger.accounts import deposit, transfer, withdraw
+from tallystick.ledger.anchors import anchor
 from tallystick.ledger.audits import audit
 from tallystick.ledger.contributions import commit, reveal
 from tallystick.ledger.deadlines import next_deadline_ms, pass_deadlines
@@ -22,6 +23,7 @@ from tallystick.ledger.settlement import attest
 from tallystick.ledger.state import State
 from tallystick.ledger.tasks import enroll, leave, open_task
 from tallystick.ledger.transactions import (
+    Anchor,
     Attest,
     Audit,
     Commit,
@@ -135,3 +137,5 @@ def apply_transaction(draft: Draft, transaction: SignedTransaction) -> None:
             audit(draft, sender, body)
         case Attest() as body:
             attest(draft, sender, body)
+        case Anchor() as body:
+            anchor(draft, sender, body)

@@ -152,6 +152,16 @@ class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_like=T
         return sorted(identity for identity, worker in self.workers.items() if worker.standing == "active")
 
 
+class Anchored(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_like=True):
+    """Who put a digest on the ledger first, and when."""
+
+    identity: str
+    height: int
+    time_ms: int
+    number: int
+    """How many anchors there were before: which of two was first, even within a block."""
+
+
 class State(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_like=True):
     chain: str
     height: int
@@ -163,6 +173,8 @@ class State(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_like=
     validators: tuple[Validator, ...]
     minted: Amount
     burned: Amount
+    anchors: Map[str, Anchored] = Map()
+    """By the digest that was anchored."""
 
     def is_validator(self, identity: str) -> bool:
         return any(validator.identity == identity for validator in self.validators)

@@ -156,7 +156,13 @@ class Attest(Body, frozen=True, forbid_unknown_fields=True, array_like=True, tag
     """Sum of the micro-batches' losses, in units of 2**-20."""
 
 
-AnyBody = Transfer | Deposit | Withdraw | OpenTask | Enroll | Leave | Commit | Reveal | Audit | Attest
+class Anchor(Body, frozen=True, forbid_unknown_fields=True, array_like=True, tag="anchor"):
+    """Puts `digest` on the ledger under the sender's name, so that nobody can later claim not to have been second."""
+
+    digest: Name
+
+
+AnyBody = Transfer | Deposit | Withdraw | OpenTask | Enroll | Leave | Commit | Reveal | Audit | Attest | Anchor
 
 
 class Transaction(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_like=True):

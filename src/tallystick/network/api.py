@@ -8,6 +8,7 @@
     GET  /v1/tasks, /v1/tasks/{task}                 tasks
     GET  /v1/tasks/{task}/history?start=             finished steps
     GET  /v1/assignments/{identity}?mark=&wait_ms=   what a worker has to do; waits until `mark` is out of date
+    GET  /v1/anchors/{digest}                        who anchored a digest first
     GET  /v1/events?after=&wait_ms=                  what happened, in order
 
 Replies are JSON (`views`). A failure has a code and a reason.
@@ -31,7 +32,7 @@ from tallystick.network import views
 from tallystick.network.node import Node
 
 MAX_WAIT_MS: Final = 30_000
-NOT_FOUND: Final = {"no_such_task", "no_such_transaction"}
+NOT_FOUND: Final = {"no_such_anchor", "no_such_task", "no_such_transaction"}
 
 Handler = Callable[[Request], Awaitable[Any]]
 
@@ -52,6 +53,7 @@ class Api:
             "/v1/tasks/{task}": self._task,
             "/v1/tasks/{task}/history": self._history,
             "/v1/assignments/{identity}": self._work,
+            "/v1/anchors/{digest}": self._anchor,
             "/v1/events": self._events,
         }
         routes = [Route(path, _replying(handler)) for path, handler in get.items()]
@@ -99,6 +101,13 @@ class Api:
 
         found = await self._node.until(changed, _wait_seconds(request))
         return found or views.work(self._node.state, identity)
+
+    async def _anchor(self, request: Request) -> views.AnchorView:
+        name = request.path_params["digest"]
+        found = self._node.state.anchors.get(name) if is_name(name) else None
+        if found is None:
+            raise Refused("no_such_anchor", f"anchor {name[:64]}: not on this ledger (yet)")
+        return views.AnchorView(name, found.identity, found.height, found.time_ms, found.number)
 
     async def _events(self, request: Request) -> views.Events:
         after = _number(request, "after")

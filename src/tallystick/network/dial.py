@@ -76,6 +76,15 @@ class Validators:
             if len(page) < views.MAX_HISTORY:
                 return steps
 
+    def anchor(self, digest: str) -> views.AnchorView | None:
+        """Who anchored `digest` first; None if nobody did."""
+        try:
+            return self._get(f"/v1/anchors/{digest}", views.AnchorView)
+        except Refused as refused:
+            if refused.code == "no_such_anchor":
+                return None
+            raise
+
     def work(self, identity: str, mark: str) -> views.Work:
         return self._get(f"/v1/assignments/{identity}?mark={mark}&wait_ms={WAIT_MS}", views.Work, WAIT_MS)
 

@@ -52,6 +52,16 @@ class AccountView(msgspec.Struct, frozen=True):
     nonce: int
 
 
+class AnchorView(msgspec.Struct, frozen=True):
+    """Who anchored a digest first, and when in agreed time."""
+
+    digest: str
+    identity: str
+    height: int
+    time_ms: int
+    number: int
+
+
 class Money(msgspec.Struct, frozen=True):
     """All accounts and everything else that is money, for checking that none was made or lost."""
 
