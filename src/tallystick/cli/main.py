@@ -5,7 +5,7 @@ import sys
 import typer
 
 from tallystick import __version__
-from tallystick.cli import data, demo, keys, network, proofs, selftest
+from tallystick.cli import data, demo, keys, network, proofs, selftest, tolerant
 from tallystick.cli.output import fail
 from tallystick.errors import TallystickError
 
@@ -40,6 +40,8 @@ app.command()(network.worker)
 app.command()(network.submit)
 app.command()(network.status)
 app.command()(proofs.verify)
+app.command()(tolerant.calibrate)
+app.command()(tolerant.check_record)
 app.command()(keys.keygen)
 app.command()(selftest.selftest)
 app.add_typer(data.data, name="data")
