@@ -142,22 +142,26 @@ def floor_divide(a: Tensor, b: Tensor | Number) -> Tensor:
 
     Dividing the smallest integer by -1 stops some processors, so -1 is taken out: there the quotient is 0 - a.
     """
-    divisor, negated = _divisor(a, b)
-    return torch.where(negated, -a, torch.floor_divide(a, divisor))
+    dividend, divisor, negated = _divided(a, b)
+    return torch.where(negated, -dividend, torch.floor_divide(dividend, divisor))
 
 
 def remainder(a: Tensor, b: Tensor | Number) -> Tensor:
     """a - b * floor_divide(a, b), of integers; it has the sign of b."""
-    divisor, negated = _divisor(a, b)
-    rest = torch.remainder(a, divisor)
+    dividend, divisor, negated = _divided(a, b)
+    rest = torch.remainder(dividend, divisor)
     return torch.where(negated, torch.zeros_like(rest), rest)
 
 
-def _divisor(a: Tensor, b: Tensor | Number) -> tuple[Tensor, Tensor]:
-    """The divisor with 1 in the place of -1, and where that was done."""
-    divisor = operand(b, a)
-    require_integers(a, divisor, flags=False)
+def _divided(a: Tensor, b: Tensor | Number) -> tuple[Tensor, Tensor, Tensor]:
+    """Both operands in the dtype in which they meet, the second with 1 in the place of -1, and where that was done."""
+    other = operand(b, a)
+    require_integers(a, other, flags=False)
+    dtype = torch.result_type(a, other)
+    divisor = other.to(dtype)
     if not divisor.is_meta and bool((divisor == 0).any()):
         raise Refused("division_by_zero", "an integer is divided by zero")
+    if not dtype.is_signed:  # and in uint8, 255 == -1
+        return a.to(dtype), divisor, torch.zeros_like(divisor, dtype=torch.bool)
     negated = divisor == -1
-    return torch.where(negated, torch.ones_like(divisor), divisor), negated
+    return a.to(dtype), torch.where(negated, torch.ones_like(divisor), divisor), negated

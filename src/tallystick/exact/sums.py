@@ -44,7 +44,7 @@ def _sums(x: Tensor, dims: tuple[int, ...], terms: int) -> Tensor:
     scale = power_of_two(-unit).expand_as(x)
     wide = torch.float64 if terms <= EXACT_TERMS else torch.int64
     along = max(range(x.dim()), key=x.stride)
-    count = max(1, entries_at_once() * x.shape[along] // x.numel())
+    count = max(1, entries_at_once() * x.shape[along] // max(1, x.numel()))
     parts = zip(x.split(count, along), scale.split(count, along), strict=True)
     totals = [part.to(torch.float64).mul_(by).round_().to(wide).sum(dims, keepdim=True) for part, by in parts]
     total = torch.stack(totals).sum(0) if along in dims else torch.cat(totals, along)
