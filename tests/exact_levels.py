@@ -8,7 +8,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-import exact_reference as reference
+from reference import fractional as reference
 from tallystick.exact.native import LIBRARY
 
 HIGHEST: Final = 3

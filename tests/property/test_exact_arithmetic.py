@@ -11,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-import exact_reference as reference
+from reference import fractional as reference
 from tallystick.errors import NonFiniteError, Refused
 from tallystick.exact import products
 from tallystick.exact.accumulate import entry_bits, loss_to_fixed, mean_of, next_exponent, peak_of, to_fixed

@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch import Tensor
 
-import exact_reference as reference
 from exact_levels import LEVELS, computing, dot, patterns, wide_numbers
+from reference import fractional as reference
 from tallystick.errors import NonFiniteError, Refused
 from tallystick.exact import convolution as exact
 from tallystick.exact.products import FAST_BITS, FULL_BITS

@@ -6,7 +6,7 @@ from fractions import Fraction
 import pytest
 import torch
 
-import exact_reference as reference
+from reference import fractional as reference
 from tallystick.errors import NonFiniteError, Refused
 from tallystick.exact.creation import arange, to_copy
 from tallystick.exact.elementwise import clamp, floor_divide, maximum, minimum, multiply, remainder, rounding, sign

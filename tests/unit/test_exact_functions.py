@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-import exact_reference as reference
+from reference import fractional as reference
 from tallystick.errors import NonFiniteError
 from tallystick.exact import functions, roots, trigonometry
 from tallystick.exact.functions import erf, exp, expm1, log, log1p, sigmoid, tanh

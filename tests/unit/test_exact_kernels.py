@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-import exact_reference as reference
 from exact_examples import EXAMPLES, I64, A, K
+from reference import fractional as reference
 from tallystick.errors import NonFiniteError, Refused
 from tallystick.exact.kernels import OPERATORS, PRODUCTS, table
 from tallystick.exact.rounding import SMALLEST, canonical

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
-import exact_reference as reference
+from reference import fractional as reference
 from tallystick.errors import Refused
 from tallystick.exact.kernels import table
 from tallystick.exact.noise import uniform

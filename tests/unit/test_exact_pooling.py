@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-import exact_reference as reference
+from reference import fractional as reference
 from tallystick.errors import Refused
 from tallystick.exact import pooling
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-import exact_reference as reference
+from reference import fractional as reference
 from tallystick.exact.random import permutation, philox, philox_block
 
 KNOWN_ANSWERS = [  # key words, counter words, result words: Random123, tests/kat_vectors, philox4x32 10

@@ -6,7 +6,7 @@ from fractions import Fraction
 import pytest
 import torch
 
-import exact_reference as reference
+from reference import fractional as reference
 from tallystick.errors import NonFiniteError
 from tallystick.exact.rounding import (
     canonical,
