@@ -1,10 +1,14 @@
-"""A small proof, and what an attacker with a key of their own can do to it.
+"""Small real proofs, and what an attacker who holds the key can do to them.
 
-Other tests borrow `sample()`: a perceptron 6-8-3 with momentum, three steps of two micro-batches of four records.
+Other tests borrow `sample()`: a perceptron 6-8-3 with momentum, eight steps of two micro-batches of four records, in
+segments of three steps: 0-2, 3-5 and 6-7. `sample().write(path)` makes its proof.
+
+    sample().write(path, tamper=lambda step, state, total: ...)   a prover who changes what a step leads to
+    resign(path, {name: bytes})                                   one who replaces files and signs the result
 """
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,53 +16,77 @@ import msgspec
 import torch
 from torch import Tensor, nn
 
-from tallystick.canon.encoding import from_json, to_json
 from tallystick.canon.hashing import blob_name
 from tallystick.canon.identity import Key
 from tallystick.program.graph import encode_program, program_name
 from tallystick.program.optimizers import SGD, Tensors
 from tallystick.program.schedule import ConstantRate
-from tallystick.program.spec import DataSet, TrainingSpec
+from tallystick.program.spec import DataSet, TrainingSpec, encode_spec
 from tallystick.program.tensors import to_blob
 from tallystick.program.trace import specs, trace
-from tallystick.program.training import Training, initial_state, prepare_training
+from tallystick.program.training import Training, initial_state, prepare_training, train_step
 from tallystick.proof import manifest as m
-from tallystick.proof.directory import Proof, write_proof
-from tallystick.proof.manifest import FileName, Statement
-from tallystick.proof.recording import record
-from tallystick.proof.roots import records_root, state_root
-from tallystick.proof.transcript import Entry, Link, chained, encode_transcript, start
+from tallystick.proof.commitment import Commitment, Parent, commitment_of
+from tallystick.proof.directory import Places, Proof, open_proof
+from tallystick.proof.manifest import FileName, Statement, open_statement
+from tallystick.proof.recorder import Recorder, Run
+from tallystick.proof.roots import model_root, records_root, state_root
+from tallystick.proof.segments import Segment, decode_segment
+from tallystick.proof.transcript import LINK_BYTES
 
 PROVER = Key.from_seed(b"p" * 32)
 ATTACKER = Key.from_seed(b"a" * 32)
-STEPS, MICRO_BATCHES, MICRO_BATCH_SIZE = 3, 2, 4
+STEPS, SEGMENT, MICRO_BATCHES, MICRO_BATCH_SIZE = 8, 3, 2, 4
+SEGMENTS = 3
+TENSORS = 12
+"""Of the state."""
+Tamper = Callable[[int, Tensors, Tensors], tuple[Tensors, Tensors]]
+"""From a step, and the state and the sum that it leads to, to what is recorded and continued from."""
+
+
+def honest(step: int, state: Tensors, total: Tensors) -> tuple[Tensors, Tensors]:
+    return state, total
 
 
 @dataclass(frozen=True)
 class Sample:
-    """An honest run."""
+    """A run that is ready to be recorded, and its honest end."""
 
-    training: Training
-    program: bytes
-    initial: Tensors
+    run: Run
     final: Tensors
-    test: Tensors | None
-    entries: tuple[Entry, ...]
 
-    def write(self, path: Path) -> Proof:
-        return write_proof(
-            path,
-            key=PROVER,
-            spec=self.training.spec,
-            program=self.program,
-            initial=self.initial,
-            final=self.final,
-            train=self.training.records,
-            test=self.test,
-            entries=self.entries,
+    @property
+    def training(self) -> Training:
+        return self.run.training
+
+    @property
+    def initial(self) -> Tensors:
+        return self.run.initial
+
+    def commitment(
+        self, segment: int = SEGMENT, roots_every: int | None = None, attempt: int = 1, parent: Parent | None = None
+    ) -> Commitment:
+        return commitment_of(
+            self.training.spec,
+            blob_name(encode_spec(self.training.spec)),
+            self.training.program,
+            segment=segment,
+            roots_every=roots_every,
+            parent=parent,
+            attempt=attempt,
             network="testnet",
             task="0" * 64,
         )
+
+    def write(
+        self, path: Path, commitment: Commitment | None = None, *, key: Key = PROVER, tamper: Tamper = honest
+    ) -> Proof:
+        with Recorder(path, key, self.run, commitment or self.commitment()) as recorder:
+            while recorder.step < recorder.commitment.steps:
+                step = recorder.step
+                recorder.add(*tamper(step, *train_step(self.training, recorder.state, step)))
+            recorder.finish()
+        return open_proof(Places(path))
 
 
 @functools.cache
@@ -69,16 +97,16 @@ def sample() -> Sample:
 def sample_of(seed: int) -> Sample:
     torch.manual_seed(seed)
     model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
-    train, test = _records(24), _records(9)
+    train, test = _records(40), _records(9)
     return run_sample(model, train, test)
 
 
-def run_sample(model: nn.Module, train: Tensors, test: Tensors | None, rate: str = "0.1") -> Sample:
+def run_sample(model: nn.Module, train: Tensors, test: Tensors | None, rate: str = "0.1", steps: int = STEPS) -> Sample:
     optimizer = SGD(momentum=0.9)
     example = {name: value[:MICRO_BATCH_SIZE] for name, value in train.items()}
     loss = _squares if train["y"].is_floating_point() else nn.functional.cross_entropy
-    program = trace(model, loss, optimizer, example).program
-    encoded = encode_program(program)
+    traced = trace(model, loss, optimizer, example)
+    encoded = encode_program(traced.program)
     spec = TrainingSpec(
         format="tallystick-training-v1",
         program=program_name(encoded),
@@ -86,17 +114,19 @@ def run_sample(model: nn.Module, train: Tensors, test: Tensors | None, rate: str
         initial_root="0" * 64,
         train=_data_set(train),
         test=_data_set(test) if test else None,
-        steps=STEPS,
+        steps=steps,
         micro_batches=MICRO_BATCHES,
         seed=5,
         learning_rate=ConstantRate(rate),
     )
-    parameters = {name: value.detach() for name, value in model.named_parameters()}
-    initial = initial_state(prepare_training(spec, program, train), parameters, optimizer.slots(parameters))
-    spec = msgspec.structs.replace(spec, initial_state=blob_name(to_blob(initial)), initial_root=state_root(initial, 0))
-    training = prepare_training(spec, program, train)
-    final, entries = record(training, initial)
-    return Sample(training, encoded, initial, final, test, entries)
+    unstarted = prepare_training(spec, traced.program, train)
+    initial = initial_state(unstarted, traced.parameters, traced.slots, traced.buffers)
+    root = state_root(initial, 0)
+    spec = msgspec.structs.replace(spec, initial_state=blob_name(to_blob(initial)), initial_root=root)
+    training, state = prepare_training(spec, traced.program, train), initial
+    for step in range(steps):
+        state, _ = train_step(training, state, step)
+    return Sample(Run(training, encoded, initial, test), state)
 
 
 def _squares(output: Tensor, target: Tensor) -> Tensor:
@@ -112,34 +142,48 @@ def _data_set(records: Tensors) -> DataSet:
     return DataSet(blob_name(to_blob(records)), records_root(records), specs(records))
 
 
-def rechained(proof: Proof, entries: Iterable[Entry]) -> bytes:
-    """A transcript whose chain holds, whatever its entries say."""
-    return encode_transcript(chained(start(proof.spec_name, proof.spec.initial_root), entries))
+def segments_of(path: Path) -> list[Segment]:
+    return [decode_segment(line + b"\n", TENSORS) for line in (path / m.SEGMENTS).read_bytes().splitlines()]
 
 
-def forge(path: Path, changes: dict[FileName, bytes], spec: str | None = None, root: str | None = None) -> None:
-    """Replaces files of the proof at `path` and signs the result as the attacker, who makes everything fit."""
-    for name, data in changes.items():
+def resign(
+    path: Path,
+    changes: Mapping[FileName, bytes] | None = None,
+    *,
+    key: Key = PROVER,
+    statement: Mapping[str, str] | None = None,
+) -> None:
+    """Replaces files of the proof at `path`, lists them as they are, and signs.
+
+    Args:
+        statement: fields of the statement, where they should not be what the proof's files say.
+    """
+    for name, data in (changes or {}).items():
         (path / name).write_bytes(data)
-    present: dict[FileName, bytes] = {
-        name: (path / name).read_bytes() for name in sorted({*m.REQUIRED, m.TEST}) if (path / name).exists()
-    }
-    manifest = m.manifest_of(present, "testnet", "0" * 64)
-    if spec is not None:
-        manifest = msgspec.structs.replace(manifest, spec=spec)
-    listed = to_json(manifest)
+    names: list[FileName] = [name for name in sorted({*m.REQUIRED, m.TEST}) if (path / name).exists()]
+    listed = m.encode_manifest(
+        m.manifest_of({name: (blob_name((path / name).read_bytes()), (path / name).stat().st_size) for name in names})
+    )
     (path / m.MANIFEST).write_bytes(listed)
-    last = _last_link(present[m.TRANSCRIPT])
-    statement = Statement(blob_name(listed), last.chain, root or last.entry.root)
-    (path / m.SIGNATURE).write_bytes(m.sign_statement(ATTACKER, statement))
+    fields = {
+        "manifest": blob_name(listed),
+        "commitment": blob_name((path / m.COMMITMENT).read_bytes()),
+        "link": (path / m.TRANSCRIPT).read_bytes()[-LINK_BYTES:].hex().zfill(2 * LINK_BYTES),
+        **_end(path),
+        **(statement or {}),
+    }
+    (path / m.SIGNATURE).write_bytes(m.sign_statement(key, Statement(**fields)))
 
 
-def _last_link(transcript: bytes) -> Link:
-    """The last link, or a made-up one when the transcript is too broken to have one."""
+def _end(path: Path) -> dict[str, str]:
+    """Root and model as the last segment has them, or else as the last statement did."""
     try:
-        return from_json(transcript.splitlines()[-1], Link, limit=len(transcript), what="transcript")
+        last = segments_of(path)[-1]
     except Exception:
-        return Link(Entry(0, "0" * 64, [], "0" * 64, 0), "0" * 64)
+        _, before = open_statement((path / m.SIGNATURE).read_bytes())
+        return {"root": before.root, "model": before.model}
+    digests = dict(zip(sorted(sample().initial), map(bytes.fromhex, last.tensors), strict=True))
+    return {"root": last.root, "model": model_root(digests)}
 
 
 def nudged(tensors: Tensors, name: str) -> Tensors:

@@ -1,98 +1,139 @@
-"""The transcript's bytes and its chain."""
+"""Links, commitments and segments: what each of them binds."""
 
-from hashlib import sha256
+from dataclasses import replace
 
 import msgspec
 import pytest
+import torch
 
+from proof_samples import ATTACKER, PROVER, TENSORS, sample
+from tallystick.canon.encoding import to_json
+from tallystick.canon.sealed import seal
 from tallystick.errors import Refused
-from tallystick.proof import transcript as t
-from tallystick.proof.transcript import Entry, Link, chained, decode_transcript, encode_transcript, extend, start
+from tallystick.proof.commitment import DOMAIN, Commitment, Parent, open_commitment, sign_commitment
+from tallystick.proof.recording import Scribe, update_square
+from tallystick.proof.segments import Segment, decode_segment, encode_segment
+from tallystick.proof.transcript import Entry, batch_root, extend, start
 
-SPEC, ROOT = "11" * 32, "22" * 32
-
-
-def entry(step: int) -> Entry:
-    return Entry(step=step, root="aa" * 32, tensors=["bb" * 32, "cc" * 32], total="dd" * 32, loss=-5)
-
-
-def links(count: int = 3) -> tuple[Link, ...]:
-    return tuple(chained(start(SPEC, ROOT), map(entry, range(count))))
-
-
-def parts(*values: bytes) -> str:
-    return sha256(b"".join(len(v).to_bytes(8, "big") + v for v in values)).hexdigest()
-
-
-def refusal(data: bytes, tensors: int = 2) -> str:
-    with pytest.raises(Refused) as caught:
-        decode_transcript(data, tensors)
-    return caught.value.code
-
-
-def test_a_line_is_the_entry_and_the_chain_hash_of_its_bytes() -> None:
-    begin = parts(b"tallystick/transcript", b"\x11" * 32, b"\x22" * 32)
-    body = b'{"step":0,"root":"%b","tensors":["%b","%b"],"total":"%b","loss":-5}' % tuple(
-        pair * 32 for pair in (b"aa", b"bb", b"cc", b"dd")
-    )
-    chain = parts(b"tallystick/transcript/entry", bytes.fromhex(begin), body)
-    assert start(SPEC, ROOT) == begin
-    assert encode_transcript(links(1)) == b'{"entry":' + body + b',"chain":"' + chain.encode() + b'"}\n'
-
-
-def test_a_transcript_round_trips() -> None:
-    assert decode_transcript(encode_transcript(links()), 2) == links()
-    assert decode_transcript(b"", 2) == ()
+ENTRY = Entry(7, "1" * 64, -5, "2" * 64, "3" * 64)
+SEGMENT = Segment(3, "1" * 64, 5, "2" * 64, "3" * 64, 6, "1.5e-03", "4" * 64, ["5" * 64] * TENSORS)
 
 
 @pytest.mark.parametrize(
-    "change", [{"step": 1}, {"root": "ab" * 32}, {"tensors": ["cc" * 32, "bb" * 32]}, {"total": "00" * 32}, {"loss": 0}]
+    "change", [{"step": 8}, {"batch": "9" * 64}, {"loss": 5}, {"root": "9" * 64}, {"total": "9" * 64}, {"root": ""}]
 )
-def test_every_field_of_an_entry_changes_the_chain(change: dict[str, object]) -> None:
-    chain = start(SPEC, ROOT)
-    assert extend(chain, msgspec.structs.replace(entry(0), **change)) != extend(chain, entry(0))
+def test_a_link_binds_each_part_of_its_entry(change: dict[str, object]) -> None:
+    link = bytes(32)
+    assert extend(link, ENTRY) != extend(link, replace(ENTRY, **change))  # type: ignore[arg-type]
 
 
-def test_the_chain_starts_from_the_specification_and_the_initial_root() -> None:
-    assert len({start(SPEC, ROOT), start(ROOT, SPEC), start(SPEC, SPEC)}) == 3
+def test_a_link_binds_all_links_before_it() -> None:
+    assert extend(bytes(32), ENTRY) != extend(bytes([1] * 32), ENTRY)
 
 
-def test_a_transcript_that_is_cut_off_is_refused() -> None:
-    assert refusal(encode_transcript(links())[:-1]) == "malformed"
+def test_the_first_link_binds_commitment_and_signer() -> None:
+    commitment = sample().commitment()
+    links = {
+        start(sign_commitment(key, commitment_with_attempt))
+        for key in (PROVER, ATTACKER)
+        for commitment_with_attempt in (commitment, msgspec.structs.replace(commitment, attempt=2))
+    }
+    assert len(links) == 4
 
 
-def test_an_entry_with_another_number_of_tensors_is_refused() -> None:
-    assert refusal(encode_transcript(links()), tensors=3) == "malformed"
+def test_a_batch_is_named_by_the_records_and_their_order() -> None:
+    indices = torch.arange(4)
+    names = {batch_root("1" * 64, indices), batch_root("2" * 64, indices), batch_root("1" * 64, indices.flip(0))}
+    assert len(names) == 3
 
 
-def test_an_entry_with_far_too_many_tensors_is_refused_by_its_size() -> None:
-    many = msgspec.structs.replace(entry(0), tensors=["bb" * 32] * 100)
-    assert refusal(encode_transcript(chained(start(SPEC, ROOT), [many]))) == "too_large"
-
-
-def test_a_transcript_over_the_limit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    data = encode_transcript(links())
-    monkeypatch.setattr(t, "MAX_TRANSCRIPT_BYTES", len(data) - 1)
-    assert refusal(data) == "too_large"
+def test_a_commitment_round_trips() -> None:
+    commitment = sample().commitment(attempt=3, parent=Parent("1" * 64, "2" * 64))
+    assert open_commitment(sign_commitment(PROVER, commitment)) == (PROVER.identity, commitment)
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "code"),
+    ("change", "code"),
     [
-        (b'{"entry"', b'{ "entry"', "not_canonical"),
-        (b'"step":0', b'"step":0,"step":0', "not_canonical"),
-        (b'"step":0', b'"step":-0', "not_canonical"),
-        (b'"step":0', b'"step":-1', "malformed"),
-        (b'"loss":-5', b'"loss":-5.5', "malformed"),
-        (b'"loss":-5', b'"loss":1' + b"0" * 30, "malformed"),
-        (b'"loss":-5', b'"loss":-5,"note":1', "malformed"),
-        (b"aa" * 32, b"AA" * 32, "malformed"),
-        (b"aa" * 32, b"aa" * 31, "malformed"),
-        (b"aa" * 32, b"aa" * 31 + b"a\\n", "malformed"),
-        (b"aa" * 32, b"aa" * 32 + b"\\n", "malformed"),
-        (b"\n", b"\n\n", "malformed"),
-        (b"\n", b"\r\n", "not_canonical"),
+        ({"attempt": 0}, "malformed"),
+        ({"steps": 0}, "malformed"),
+        ({"steps": 10**7 + 1}, "malformed"),
+        ({"parent": {"signature": "x", "root": "2" * 64}}, "malformed"),
+        ({"parent": {"signature": "1" * 64}}, "malformed"),
+        ({"data": "A" * 64}, "malformed"),
+        ({"network": "n" * 129}, "malformed"),
+        ({"arithmetic": "exact-v2"}, "malformed"),
+        ({"format": "tallystick-proof-v1"}, "malformed"),
+        ({"segment": 9}, "bad_commitment"),
+        ({"roots_every": 4}, "bad_commitment"),
     ],
 )
-def test_another_spelling_is_refused(old: bytes, new: bytes, code: str) -> None:
-    assert refusal(encode_transcript(links(1)).replace(old, new)) == code
+def test_a_signed_commitment_is_read_strictly(change: dict[str, object], code: str) -> None:
+    odd = msgspec.structs.replace(sample().commitment(), **change)
+    with pytest.raises(Refused) as refused:
+        open_commitment(seal(PROVER, DOMAIN, to_json(odd)))
+    assert refused.value.code == code
+
+
+def test_a_commitment_for_another_purpose_is_refused() -> None:
+    with pytest.raises(Refused, match="bad_signature"):
+        open_commitment(seal(PROVER, "tallystick/proof", to_json(sample().commitment())))
+
+
+@pytest.mark.parametrize(
+    ("steps", "segment", "bounds"),
+    [(8, 3, [(0, 3), (3, 6), (6, 8)]), (6, 3, [(0, 3), (3, 6)]), (1, 1, [(0, 1)]), (5, 5, [(0, 5)])],
+)
+def test_segments_cover_every_step_once(steps: int, segment: int, bounds: list[tuple[int, int]]) -> None:
+    base = sample().commitment()
+    commitment = msgspec.structs.replace(base, steps=steps, segment=segment, roots_every=1)
+    assert [commitment.bounds(index) for index in range(commitment.segments)] == bounds
+    assert [step + 1 for step in range(steps) if commitment.ends_segment(step)] == [last for _, last in bounds]
+
+
+def test_roots_are_as_often_as_committed_and_at_every_end() -> None:
+    base = sample().commitment()
+
+    def rooted(steps: int, segment: int, every: int) -> list[int]:
+        commitment = msgspec.structs.replace(base, steps=steps, segment=segment, roots_every=every)
+        return [step for step in range(steps) if commitment.rooted(step)]
+
+    assert rooted(8, 3, 3) == [2, 5, 7]
+    assert rooted(8, 3, 1) == list(range(8))
+    assert rooted(8, 5, 2) == [1, 3, 4, 6, 7]
+
+
+def test_a_segment_round_trips() -> None:
+    assert decode_segment(encode_segment(SEGMENT), TENSORS) == SEGMENT
+
+
+@pytest.mark.parametrize(
+    ("line", "code"),
+    [
+        (encode_segment(SEGMENT)[:-1], "malformed"),
+        (encode_segment(SEGMENT).replace(b'"step"', b'"stop"'), "malformed"),
+        (encode_segment(SEGMENT).replace(b"1.5e-03", b"0x1"), "malformed"),
+        (encode_segment(SEGMENT).replace(b'"loss":5', b'"loss": 5'), "not_canonical"),
+        (encode_segment(msgspec.structs.replace(SEGMENT, tensors=SEGMENT.tensors[1:])), "malformed"),
+        (b"x" * 10_000 + b"\n", "too_large"),
+    ],
+)
+def test_a_segment_is_read_strictly(line: bytes, code: str) -> None:
+    with pytest.raises(Refused) as refused:
+        decode_segment(line, TENSORS)
+    assert refused.value.code == code
+
+
+def test_the_update_is_the_squared_way_of_the_parameters_alone() -> None:
+    before = {"parameter/a": torch.tensor([1.0, 2.0]), "slot/a": torch.zeros(2), "parameter/b": torch.zeros(0)}
+    after = {"parameter/a": torch.tensor([4.0, -2.0]), "slot/a": torch.ones(2), "parameter/b": torch.zeros(0)}
+    assert update_square(before, after) == "2.50000000e+01"
+    assert update_square(before, {**after, "parameter/a": torch.tensor([1e30, 0.0])}) is None
+
+
+def test_a_scribe_links_what_was_rooted_and_what_was_not() -> None:
+    run = sample()
+    commitment: Commitment = run.commitment(roots_every=1)
+    sparse, dense = (Scribe(run.training, c, bytes(32), run.initial, 0) for c in (run.commitment(), commitment))
+    assert sparse.pass_over(5) != dense.pass_over(6)
+    assert (sparse.step, dense.step) == (1, 1)

@@ -5,7 +5,7 @@ import sys
 import typer
 
 from tallystick import __version__
-from tallystick.cli import data, demo, keys, network, proofs, selftest, tolerant
+from tallystick.cli import data, demo, keys, network, proofs, selftest, tolerant, train
 from tallystick.cli.output import fail
 from tallystick.errors import TallystickError
 
@@ -39,7 +39,9 @@ app.command()(network.validator)
 app.command()(network.worker)
 app.command()(network.submit)
 app.command()(network.status)
+app.command()(train.train)
 app.command()(proofs.verify)
+app.command()(train.pack)
 app.command()(tolerant.calibrate)
 app.command()(tolerant.check_record)
 app.command()(keys.keygen)

@@ -10,7 +10,8 @@ from tallystick.network.blobs import BlobStore
 from tallystick.network.following import Terms, fetch_training
 from tallystick.network.running import one_torch_thread
 from tallystick.program.spec import MAX_SPEC_BYTES, decode_spec
-from tallystick.proof.recording import record
+from tallystick.program.training import train_step
+from tallystick.proof.roots import state_root
 
 
 def main(blobs: str, name: str) -> None:
@@ -18,8 +19,10 @@ def main(blobs: str, name: str) -> None:
     store = BlobStore(blobs)
     spec = decode_spec(store.get(name, MAX_SPEC_BYTES))
     training, initial = fetch_training(store, Terms(name, spec.initial_root, spec.steps, spec.micro_batches))
-    _, entries = record(training, initial)
-    sys.stdout.buffer.write(to_json({"root": entries[-1].root}))
+    state = initial
+    for step in range(spec.steps):
+        state, _ = train_step(training, state, step)
+    sys.stdout.buffer.write(to_json({"root": state_root(state, spec.steps)}))
 
 
 if __name__ == "__main__":

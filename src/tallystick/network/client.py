@@ -11,8 +11,8 @@ from tallystick.network.following import Follower, Terms, fetch_contribution, fe
 from tallystick.network.task_file import PreparedTask, prepare_task
 from tallystick.network.views import TaskView
 from tallystick.program.graph import MAX_PROGRAM_BYTES
-from tallystick.proof.directory import write_proof
-from tallystick.proof.recording import entry_for
+from tallystick.proof.commitment import commitment_of
+from tallystick.proof.recorder import Recorder, Run
 
 Progress = Callable[[int, int], None]
 
@@ -45,6 +45,8 @@ def collect_proof(
 ) -> None:
     """Follows a finished task from its initial state, checking every root, and writes the proof directory `out`.
 
+    The commitment is signed now and not before step 0: here it is the ledger that shows when the task was fixed.
+
     Raises:
         Refused: the ledger's history does not lead where it says, or the task is not done.
         BlobMissingError, UnreachableError
@@ -52,23 +54,23 @@ def collect_proof(
     if task.status != "done":
         raise Refused("not_done", f"task {task.id[:12]}: it is {task.status}, at step {task.step} of {task.steps}")
     follower = Follower(blobs, Terms(task.spec, task.initial_root, task.steps, task.micro_batches))
-    initial, training, entries = follower.state, follower.training, []
-    for step in validators.history(task.id, 0):
-        total = fetch_contribution(blobs, training, step.total)
-        follower.accept(total, step.root)
-        entries.append(entry_for(step.step, follower.state, total))
-        on_step(step.step + 1, task.steps)
+    training = follower.training
     test = fetch_records(blobs, training.spec.test, "test data") if training.spec.test else None
-    write_proof(
-        out,
-        key=key,
-        spec=training.spec,
-        program=blobs.get(training.spec.program, MAX_PROGRAM_BYTES),
-        initial=initial,
-        final=follower.state,
-        train=training.records,
-        test=test,
-        entries=entries,
-        network=validators.status().chain,
-        task=task.id,
+    run = Run(training, blobs.get(training.spec.program, MAX_PROGRAM_BYTES), follower.state, test)
+    commitment = commitment_of(
+        training.spec, task.spec, training.program, network=validators.status().chain, task=task.id
     )
+    with Recorder(out, key, run, commitment) as recorder:
+        _follow(recorder, follower, validators, task, blobs, on_step)
+        recorder.finish()
+
+
+def _follow(
+    recorder: Recorder, follower: Follower, validators: Validators, task: TaskView, blobs: BlobStore, on_step: Progress
+) -> None:
+    for step in validators.history(task.id, 0):
+        total = fetch_contribution(blobs, follower.training, step.total)
+        follower.accept(total, step.root)
+        if step.step == recorder.step:
+            recorder.add(follower.state, total)
+        on_step(step.step + 1, task.steps)

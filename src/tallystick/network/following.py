@@ -83,6 +83,7 @@ def fetch_training(blobs: BlobStore, terms: Terms) -> tuple[Training, Tensors]:
         training,
         {name: state[f"parameter/{name}"] for name in training.parameters},
         {name: state[f"slot/{name}"] for name in training.slots},
+        {name: state[f"buffer/{name}"] for name in training.buffers},
     )
     if any(not torch.equal(own[name], state[name]) for name in own):
         raise Refused("wrong_exponent", "initial state: its exponents are not those of its first gradient")

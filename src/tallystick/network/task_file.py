@@ -5,6 +5,7 @@ The model file is the client's own Python and runs only on the client's machine,
 
 import importlib.util
 import tomllib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -15,6 +16,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
+from tallystick.canon.hashing import blob_name
 from tallystick.errors import TallystickError
 from tallystick.ledger.transactions import OpenTask, Policy
 from tallystick.network.blobs import BlobStore
@@ -26,6 +28,7 @@ from tallystick.program.spec import DataSet, TrainingSpec, encode_spec
 from tallystick.program.tensors import to_blob
 from tallystick.program.trace import specs, trace
 from tallystick.program.training import Training, canonical_values, initial_state, prepare_training
+from tallystick.proof.recorder import Run
 from tallystick.proof.roots import records_root, state_root
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
@@ -103,7 +106,8 @@ class TaskFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     schedule: Schedule
     optimizer: OptimizerTable
     loss: LossSpec
-    reward: Reward
+    reward: Reward | None = None
+    """What the network is paid; training on this machine needs none."""
     profile: Profile = "full"
 
 
@@ -140,6 +144,31 @@ def prepare_task(path: Path, blobs: BlobStore) -> PreparedTask:
         Refused, TraceError: the model has a step that is not part of the exact arithmetic.
     """
     task = load_task_file(path)
+    if task.reward is None:
+        raise TaskFileError(f"{path}: has no [reward]; the network trains for one, `tallystick train` without")
+    policy = _policy(task.reward)
+    run = prepare_run(path, task, blobs.put)
+    spec = run.training.spec
+    offer = OpenTask(
+        spec=blobs.put(encode_spec(spec)),
+        initial_root=spec.initial_root,
+        steps=spec.steps,
+        micro_batches=spec.micro_batches,
+        reward=task.reward.total,
+        policy=policy,
+    )
+    return PreparedTask(offer, run.training, run.initial, run.program, run.test)
+
+
+def prepare_run(path: Path, task: TaskFile, put: Callable[[bytes], str] = blob_name) -> Run:
+    """Traces the model of the task file at `path` and makes its training ready.
+
+    Args:
+        put: stores a blob and returns its name; nothing is stored unless told otherwise.
+
+    Raises:
+        TaskFileError, Refused, TraceError
+    """
     train, test = _load_data(path.parent / task.data.file, task.data)
     model = _load_model(path.parent / task.model.file, task.model)
     optimizer = _optimizer(task.optimizer)
@@ -149,11 +178,11 @@ def prepare_task(path: Path, blobs: BlobStore) -> PreparedTask:
     encoded = encode_program(program)
     spec = TrainingSpec(
         format="tallystick-training-v1",
-        program=blobs.put(encoded),
+        program=put(encoded),
         initial_state="0" * 64,  # until the state is known, a few lines below
         initial_root="0" * 64,
-        train=_store_records(blobs, train),
-        test=_store_records(blobs, test) if test else None,
+        train=_store_records(put, train),
+        test=_store_records(put, test) if test else None,
         steps=task.schedule.steps,
         micro_batches=task.schedule.micro_batches,
         seed=task.schedule.seed,
@@ -162,16 +191,8 @@ def prepare_task(path: Path, blobs: BlobStore) -> PreparedTask:
     training = prepare_training(spec, program, train)
     initial = initial_state(training, traced.parameters, traced.slots, traced.buffers)
     root = state_root(initial, 0)
-    spec = msgspec.structs.replace(spec, initial_state=blobs.put(to_blob(initial)), initial_root=root)
-    offer = OpenTask(
-        spec=blobs.put(encode_spec(spec)),
-        initial_root=root,
-        steps=spec.steps,
-        micro_batches=spec.micro_batches,
-        reward=task.reward.total,
-        policy=_policy(task.reward),
-    )
-    return PreparedTask(offer, prepare_training(spec, program, train), initial, encoded, test)
+    spec = msgspec.structs.replace(spec, initial_state=put(to_blob(initial)), initial_root=root)
+    return Run(prepare_training(spec, program, train), encoded, initial, test)
 
 
 def _optimizer(table: OptimizerTable) -> Optimizer:
@@ -227,5 +248,5 @@ def _load_model(path: Path, model: Model) -> nn.Module:
     return built
 
 
-def _store_records(blobs: BlobStore, records: Tensors) -> DataSet:
-    return DataSet(blobs.put(to_blob(records)), records_root(records), specs(records))
+def _store_records(put: Callable[[bytes], str], records: Tensors) -> DataSet:
+    return DataSet(put(to_blob(records)), records_root(records), specs(records))

@@ -7,79 +7,102 @@ re-execution does.
 from collections.abc import Iterator
 
 from tallystick.program.optimizers import Tensors
-from tallystick.proof.directory import Proof
-from tallystick.proof.roots import records_root, state_root, tensor_digests
-from tallystick.proof.transcript import extend, start
+from tallystick.proof import manifest as m
+from tallystick.proof.commitment import commitment_of
+from tallystick.proof.directory import Proof, links, opened_transcript, read_state, scan_segments
+from tallystick.proof.roots import model_root, records_root, state_root, state_root_of, tensor_digests
+from tallystick.proof.segments import Segment
+from tallystick.proof.transcript import extend
 from tallystick.proof.verdict import Difference
 
 
-def false_claim(proof: Proof) -> Difference | None:
-    """The first claim of `proof` that is false by itself; each check may rely on those before it."""
-    return next(_false_claims(proof), None)
+def false_claim(proof: Proof, train: Tensors, initial: Tensors, test: Tensors | None) -> Difference | None:
+    """The first claim of `proof` that is false by itself; each check may rely on those before it.
+
+    Raises:
+        Refused: a file cannot be read.
+    """
+    return next(_false_claims(proof, train, initial, test), None)
 
 
-def _false_claims(proof: Proof) -> Iterator[Difference]:
-    yield from _wrong_names(proof)
-    yield from _wrong_steps(proof)
+def _false_claims(proof: Proof, train: Tensors, initial: Tensors, test: Tensors | None) -> Iterator[Difference]:
+    yield from _wrong_commitment(proof)
+    yield from _wrong_names(proof, train, initial, test)
     yield from _broken_chain(proof)
-    yield from _wrong_end(proof)
 
 
-def _wrong_names(proof: Proof) -> Iterator[Difference]:
-    """Files that are not what the specification names."""
-    spec = proof.spec
-    yield from _differs("wrong_spec", "the manifest names another spec.json", proof.spec_name, proof.manifest.spec)
+def _wrong_commitment(proof: Proof) -> Iterator[Difference]:
+    """Fields of the commitment that repeat the specification's and differ, and a program that is another."""
+    spec, found = proof.spec, proof.commitment
+    wanted = commitment_of(spec, proof.spec_name, proof.program, segment=1)
+    for field in ("spec", "program", "arithmetic", "profile", "data", "initial", "steps"):
+        reason = f"the commitment and the specification differ in {field}"
+        yield from _differs("wrong_commitment", reason, str(getattr(wanted, field)), str(getattr(found, field)))
     yield from _differs("wrong_program", "program.json is not the specified program", spec.program, proof.program_name)
-    initial = state_root(proof.initial, 0)
-    yield from _differs(
-        "wrong_initial_state", "initial.safetensors is not the specified initial state", spec.initial_root, initial
-    )
-    yield from _wrong_records("wrong_train_data", "train.safetensors", spec.train.root, proof.train)
-    if spec.test is not None and proof.test is not None:
-        yield from _wrong_records("wrong_test_data", "test.safetensors", spec.test.root, proof.test)
+
+
+def _wrong_names(proof: Proof, train: Tensors, initial: Tensors, test: Tensors | None) -> Iterator[Difference]:
+    """Tensors that are not what the specification names."""
+    spec = proof.spec
+    found = state_root(initial, 0)
+    reason = "initial.safetensors is not the specified initial state"
+    yield from _differs("wrong_initial_state", reason, spec.initial_root, found)
+    yield from _wrong_records("wrong_train_data", m.TRAIN, spec.train.root, train)
+    if spec.test is not None and test is not None:
+        yield from _wrong_records("wrong_test_data", m.TEST, spec.test.root, test)
 
 
 def _wrong_records(code: str, name: str, expected: str, records: Tensors) -> Iterator[Difference]:
     yield from _differs(code, f"{name} does not hold the specified records", expected, records_root(records))
 
 
-def _wrong_steps(proof: Proof) -> Iterator[Difference]:
-    steps, found = proof.spec.steps, len(proof.links)
-    for position, link in enumerate(proof.links[:steps]):
-        if link.entry.step != position:
-            reason = f"transcript: the entry of step {position} says step {link.entry.step}"
-            yield Difference("wrong_step", reason, position, None, str(position), str(link.entry.step))
-    if found != steps:
-        reason = f"transcript: {found} steps, the specification has {steps}"
-        yield Difference("wrong_step_count", reason, min(found, steps), None, str(steps), str(found))
-
-
 def _broken_chain(proof: Proof) -> Iterator[Difference]:
-    chain = start(proof.spec_name, proof.spec.initial_root)
-    for position, link in enumerate(proof.links):
-        chain = extend(chain, link.entry)
-        yield from _differs(
-            "broken_chain", f"transcript: the chain breaks at step {position}", chain, link.chain, position
-        )
+    """Where segments.jsonl, the transcript and the signed statement do not belong together."""
+    names = sorted(spec.name for spec in proof.state_specs)
+    segment: Segment | None = None
+    with opened_transcript(proof) as transcript:
+        for index, segment in enumerate(scan_segments(proof)):
+            _, end = proof.commitment.bounds(index)
+            if segment.step != end:
+                reason = f"segments.jsonl: segment {index} ends after {segment.step} steps, the commitment says {end}"
+                yield Difference("wrong_step", reason, end, None, str(end), str(segment.step), index)
+            digests = dict(zip(names, map(bytes.fromhex, segment.tensors), strict=True))
+            reason = f"segment {index}: the root is not that of the tensors named beside it"
+            root = state_root_of(digests, end)
+            yield from _differs("wrong_root", reason, root, segment.root, end - 1, None, index)
+            before, after = links(transcript, end - 1, end) if end > 1 else (proof.first_link, *links(transcript, 1, 1))
+            link = extend(before, segment.entry).hex()
+            reason = f"segment {index}: the transcript's link of step {end - 1} does not follow from what the step did"
+            yield from _differs("broken_chain", reason, link, after.hex(), end - 1, None, index)
+    assert segment is not None
+    yield from _wrong_end(proof, segment, after.hex(), names)
 
 
-def _wrong_end(proof: Proof) -> Iterator[Difference]:
-    """Where the signed statement or the final state is not the transcript's last entry."""
-    last, step = proof.links[-1], len(proof.links) - 1
-    signed = proof.statement
-    yield from _differs(
-        "wrong_statement", "the signed chain hash is not the transcript's last", last.chain, signed.chain, step
-    )
-    yield from _differs(
-        "wrong_statement", "the signed final root is not the transcript's last", last.entry.root, signed.root, step
-    )
-    for (name, value), expected in zip(tensor_digests(proof.final).items(), last.entry.tensors, strict=True):
-        reason = f"final.safetensors: {name} is not the transcript's after the last step"
-        yield from _differs("wrong_final_state", reason, expected, value.hex(), step, name)
+def _wrong_end(proof: Proof, last: Segment, link: str, names: list[str]) -> Iterator[Difference]:
+    """Where the signed statement or the final state is not the end of the last segment."""
+    signed, step, index = proof.statement, proof.commitment.steps - 1, proof.commitment.segments - 1
+    model = model_root(dict(zip(names, map(bytes.fromhex, last.tensors), strict=True)))
+    for what, expected, found in (
+        ("link", link, signed.link),
+        ("final root", last.root, signed.root),
+        ("model", model, signed.model),
+    ):
+        reason = f"the signed {what} is not the last segment's"
+        yield from _differs("wrong_statement", reason, expected, found, step, None, index)
+    final = read_state(proof, proof.commitment.steps)
+    for (name, value), expected in zip(tensor_digests(final).items(), last.tensors, strict=True):
+        reason = f"{m.FINAL}: {name} is not the last segment's"
+        yield from _differs("wrong_final_state", reason, expected, value.hex(), step, name, index)
 
 
 def _differs(
-    code: str, reason: str, expected: str, found: str, step: int | None = None, tensor: str | None = None
+    code: str,
+    reason: str,
+    expected: str,
+    found: str,
+    step: int | None = None,
+    tensor: str | None = None,
+    segment: int | None = None,
 ) -> Iterator[Difference]:
     if expected != found:
-        yield Difference(code, reason, step, tensor, expected, found)
+        yield Difference(code, reason, step, tensor, expected, found, segment)

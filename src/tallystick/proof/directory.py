@@ -1,244 +1,243 @@
-"""A proof as a directory: written in one piece, read back strictly.
+"""A proof as a reader sees it: authenticated at once, opened file by file.
 
-File names are the constants of `manifest`. A file is opened relative to the directory, never through a symbolic link,
-must be a regular file, and its size is checked before it is read.
+`open_proof` reads only what is small (signature, manifest, commitment, specification, program). Tensors are read when
+they are asked for, one file at a time, and transcript and segments in slices: what is in memory does not grow with the
+length of the training. Records and checkpoints may lie elsewhere (`Places`), because they need not be published.
 """
 
-import errno
-import os
-import shutil
-import stat
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
-from tallystick.canon.encoding import to_json
 from tallystick.canon.hashing import blob_name
-from tallystick.canon.identity import Key
-from tallystick.errors import Refused, TallystickError
+from tallystick.errors import Refused
 from tallystick.program.graph import MAX_PROGRAM_BYTES, StepProgram, TensorSpec, decode_program
 from tallystick.program.optimizers import Tensors
-from tallystick.program.spec import MAX_SPEC_BYTES, TrainingSpec, decode_spec, encode_spec
-from tallystick.program.tensors import blob_limit, from_blob, to_blob
+from tallystick.program.spec import MAX_SPEC_BYTES, TrainingSpec, decode_spec
+from tallystick.program.tensors import blob_limit, from_blob
 from tallystick.program.training import state_specs
+from tallystick.proof import files
 from tallystick.proof import manifest as m
+from tallystick.proof.commitment import MAX_COMMITMENT_BYTES, Commitment, open_commitment
 from tallystick.proof.manifest import FileName, Manifest, Statement
-from tallystick.proof.transcript import (
-    MAX_TRANSCRIPT_BYTES,
-    Entry,
-    Link,
-    chained,
-    decode_transcript,
-    encode_transcript,
-    start,
-)
+from tallystick.proof.segments import Segment, decode_segment, line_limit
+from tallystick.proof.transcript import LINK_BYTES, start
+from tallystick.proof.writer import state_name
 
 MAX_TENSORS_BYTES: Final = 2 * 2**30
 """Largest file of tensors that is read into memory."""
-RANDOM_SUFFIX_BYTES: Final = 8
-Read = Callable[[str, int], bytes]
-"""Reads the file of that name, of at most that many bytes; Refused if it is not there, not a file or larger."""
 
 
-class ProofExistsError(TallystickError):
-    """A proof would overwrite something."""
+@dataclass(frozen=True)
+class Places:
+    """Where a proof lies, and what does not lie with it."""
+
+    proof: Path
+    data: Path | None = None
+    """The file with the training records, if it is not in the proof."""
+    checkpoints: Path | None = None
+    """The folder with the states between segments, if it is not in the proof."""
 
 
 @dataclass(frozen=True)
 class Proof:
-    """A proof whose signature and form are in order. That its claims are true is for `verify` to say."""
+    """A proof whose signatures and form are in order. That its claims are true is for `verify` to say."""
 
+    places: Places
     prover: str
-    manifest: Manifest
     statement: Statement
+    signature: str
+    """SHA-256 of the file `signature`: the one name of this proof."""
+    manifest: Manifest
+    sealed: bytes
+    """The file `commitment`."""
+    commitment: Commitment
     spec_name: str
     spec: TrainingSpec
     program_name: str
     program: StepProgram
-    links: tuple[Link, ...]
-    initial: Tensors
-    final: Tensors
-    train: Tensors
-    test: Tensors | None
+
+    @property
+    def state_specs(self) -> list[TensorSpec]:
+        return state_specs(self.program)
+
+    @property
+    def first_link(self) -> bytes:
+        return start(self.sealed)
+
+    def has(self, name: FileName) -> bool:
+        return name in self.manifest.names
 
 
-def write_proof(
-    path: Path,
-    *,
-    key: Key,
-    spec: TrainingSpec,
-    program: bytes,
-    initial: Tensors,
-    final: Tensors,
-    train: Tensors,
-    test: Tensors | None,
-    entries: Sequence[Entry],
-    network: str | None = None,
-    task: str | None = None,
-) -> Proof:
-    """Writes a signed proof and returns it as a reader will see it.
-
-    It is written beside `path`, read back, and only then given its name, so there is never half a proof at `path` nor
-    one that its own reader refuses.
-
-    Args:
-        program: the encoded program that `spec` names.
-        test: the records of `spec.test`.
-
-    Raises:
-        ProofExistsError: `path` is there and is not an empty directory.
-        Refused: the parts do not fit together or are over a limit.
-    """
-    encoded = encode_spec(spec)
-    links = tuple(chained(start(blob_name(encoded), spec.initial_root), entries))
-    if not links:
-        raise Refused("malformed", "proof: there is no step to prove")
-    files: dict[FileName, bytes] = {
-        m.SPEC: encoded,
-        m.PROGRAM: program,
-        m.TRANSCRIPT: encode_transcript(links),
-        m.INITIAL: to_blob(initial),
-        m.FINAL: to_blob(final),
-        m.TRAIN: to_blob(train),
-    }
-    if test is not None:
-        files[m.TEST] = to_blob(test)
-    listed = to_json(m.manifest_of(files, network, task))
-    statement = Statement(blob_name(listed), links[-1].chain, links[-1].entry.root)
-    signature = m.sign_statement(key, statement)
-    return _publish(path.absolute(), [*files.items(), (m.MANIFEST, listed), (m.SIGNATURE, signature)])
-
-
-def read_proof(path: Path) -> Proof:
-    """Reads a proof from an untrusted directory.
+def open_proof(places: Places) -> Proof:
+    """Authenticates a proof and reads its small files.
 
     Raises:
         Refused: with the reason it cannot be read, authenticated or parsed.
     """
-    try:
-        directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError as error:
-        code = "missing" if isinstance(error, FileNotFoundError) else "unreadable"
-        raise Refused(code, f"{path}: {error.strerror}; a proof is a directory") from None
-    try:
-        return decode_proof(lambda name, limit: _read(directory, name, limit))
-    finally:
-        os.close(directory)
-
-
-def decode_proof(read: Read) -> Proof:
-    """Authenticates and then parses a proof whose files come from `read`.
-
-    Raises:
-        Refused: with the reason.
-    """
-    prover, statement = m.open_statement(read(m.SIGNATURE, m.MAX_SIGNATURE_BYTES))
-    listed = read(m.MANIFEST, m.MAX_MANIFEST_BYTES)
-    m.check_digest(m.MANIFEST, listed, statement.manifest)
+    signed = files.read(places.proof, m.SIGNATURE, m.MAX_SIGNATURE_BYTES)
+    prover, statement = m.open_statement(signed)
+    listed = files.read(places.proof, m.MANIFEST, m.MAX_MANIFEST_BYTES)
+    check_digest(m.MANIFEST, listed, statement.manifest)
     manifest = m.decode_manifest(listed)
 
-    def signed(name: FileName, limit: int) -> bytes:
-        return _read_signed(read, manifest, name, limit)
+    def small(name: FileName, limit: int) -> bytes:
+        return _read_listed(places.proof, name, manifest, limit)
 
-    encoded_spec, encoded_program = signed(m.SPEC, MAX_SPEC_BYTES), signed(m.PROGRAM, MAX_PROGRAM_BYTES)
+    sealed = small(m.COMMITMENT, MAX_COMMITMENT_BYTES)
+    committed_by, commitment = open_commitment(sealed)
+    if committed_by != prover:
+        raise Refused("other_prover", f"{m.COMMITMENT}: was signed by {committed_by}, the proof by {prover}")
+    check_digest(m.COMMITMENT, sealed, statement.commitment)
+    encoded_spec, encoded_program = small(m.SPEC, MAX_SPEC_BYTES), small(m.PROGRAM, MAX_PROGRAM_BYTES)
     spec, program = decode_spec(encoded_spec), decode_program(encoded_program)
-    if (spec.test is None) != all(file.name != m.TEST for file in manifest.files):
+    if (spec.test is None) != (m.TEST not in manifest.names):
         raise Refused("bad_manifest", f"{m.MANIFEST}: {m.TEST} belongs to a proof exactly if the specification has one")
-    state = state_specs(program)
-
-    def tensors(name: FileName, expected: list[TensorSpec]) -> Tensors:
-        return from_blob(signed(name, min(blob_limit(expected), MAX_TENSORS_BYTES)), expected, name)
-
+    _require_sizes(manifest, commitment, len(state_specs(program)))
     return Proof(
+        places,
         prover,
-        manifest,
         statement,
+        blob_name(signed),
+        manifest,
+        sealed,
+        commitment,
         blob_name(encoded_spec),
         spec,
         blob_name(encoded_program),
         program,
-        decode_transcript(signed(m.TRANSCRIPT, MAX_TRANSCRIPT_BYTES), len(state)),
-        tensors(m.INITIAL, state),
-        tensors(m.FINAL, state),
-        tensors(m.TRAIN, spec.train.tensors),
-        tensors(m.TEST, spec.test.tensors) if spec.test else None,
     )
 
 
-def _read_signed(read: Read, manifest: Manifest, name: FileName, limit: int) -> bytes:
+def read_state(proof: Proof, step: int, sha256: str | None = None) -> Tensors:
+    """The state before `step`, a boundary of segments.
+
+    Args:
+        sha256: of the file, for a state between the first and the last.
+
+    Raises:
+        Refused: `missing_checkpoint`, or why it cannot be read.
+    """
+    name, specs = state_name(proof.commitment, step), proof.state_specs
+    if name == m.INITIAL:
+        return _tensors(proof, proof.places.proof, name, m.INITIAL, specs)
+    if name == m.FINAL:
+        return _tensors(proof, proof.places.proof, name, m.FINAL, specs)
+    assert sha256 is not None
+    folder, inner = proof.places.checkpoints, name.removeprefix(f"{m.CHECKPOINTS}/")
+    try:
+        limit = min(blob_limit(specs), MAX_TENSORS_BYTES)
+        data = files.read(folder, inner, limit) if folder else files.read(proof.places.proof, name, limit)
+    except Refused as refused:
+        if refused.code != "missing":
+            raise
+        way = "ask the prover for that file and put it there, or name its folder with --checkpoints"
+        raise Refused("missing_checkpoint", f"{name}: is not there; {way}") from None
+    check_digest(name, data, sha256)
+    return from_blob(data, specs, name)
+
+
+def read_records(proof: Proof, name: FileName) -> Tensors:
+    """The records of the training (`TRAIN`) or of its test (`TEST`).
+
+    Raises:
+        Refused: `missing_data`, or why they cannot be read.
+    """
+    data_set = proof.spec.test if name == m.TEST else proof.spec.train
+    assert data_set is not None
+    given = proof.places.data if name == m.TRAIN else None
+    folder, file = (given.parent, given.name) if given else (proof.places.proof, str(name))
+    try:
+        return _tensors(proof, folder, file, name, data_set.tensors)
+    except Refused as refused:
+        if refused.code != "missing":
+            raise
+        way = f"get the file with SHA-256 {proof.manifest.file(name).sha256} and name it with --data"
+        raise Refused("missing_data", f"{name}: the records are not in {folder}; {way}") from None
+
+
+@contextmanager
+def opened_transcript(proof: Proof) -> Iterator[BinaryIO]:
+    """The transcript, for reading in slices; `check_listed` says whether it is the signed one."""
+    with files.opened(proof.places.proof, m.TRANSCRIPT, proof.manifest.file(m.TRANSCRIPT).size) as file:
+        yield file
+
+
+def links(transcript: BinaryIO, first: int, last: int) -> list[bytes]:
+    """The links after `first` steps up to that after `last` steps; `first` is at least 1.
+
+    Raises:
+        Refused: `truncated`.
+    """
+    transcript.seek((first - 1) * LINK_BYTES)
+    data = transcript.read((last - first + 1) * LINK_BYTES)
+    if len(data) != (last - first + 1) * LINK_BYTES:
+        raise Refused("truncated", f"{m.TRANSCRIPT}: ends before step {last}")
+    return [data[at : at + LINK_BYTES] for at in range(0, len(data), LINK_BYTES)]
+
+
+def scan_segments(proof: Proof) -> Iterator[Segment]:
+    """All segments in order, read line by line.
+
+    Raises:
+        Refused: a line cannot be parsed, or there are more or fewer than the commitment has.
+    """
+    tensors, limit = len(proof.state_specs), proof.manifest.file(m.SEGMENTS).size
+    with files.opened(proof.places.proof, m.SEGMENTS, limit) as file:
+        for index in range(proof.commitment.segments):
+            yield decode_segment(file.readline(line_limit(tensors)), tensors, f"{m.SEGMENTS}: line {index + 1}")
+        if file.read(1):
+            raise Refused("malformed", f"{m.SEGMENTS}: has more lines than the commitment has segments")
+
+
+def check_listed(proof: Proof, name: FileName) -> None:
+    """Compares a file with the manifest, piece by piece.
+
+    Raises:
+        Refused: `wrong_digest`, or why it cannot be read.
+    """
+    entry = proof.manifest.file(name)
+    with files.opened(proof.places.proof, name, entry.size) as file:
+        _compare(name, files.hash_of(file), entry.sha256)
+
+
+def check_digest(name: str, data: bytes, expected: str) -> None:
+    """Refuses bytes that are not the signed ones.
+
+    Raises:
+        Refused: `wrong_digest`.
+    """
+    _compare(name, blob_name(data), expected)
+
+
+def _compare(name: str, found: str, expected: str) -> None:
+    if found != expected:
+        raise Refused("wrong_digest", f"{name}: its SHA-256 is {found}, {expected} was signed; fetch the file again")
+
+
+def _tensors(proof: Proof, folder: Path, file: str, name: FileName, specs: Sequence[TensorSpec]) -> Tensors:
+    limit = min(blob_limit(specs), MAX_TENSORS_BYTES)
+    return from_blob(_read_listed(folder, name, proof.manifest, limit, file), specs, name)
+
+
+def _read_listed(folder: Path, name: FileName, manifest: Manifest, limit: int, file: str | None = None) -> bytes:
     entry = manifest.file(name)
     if entry.size > limit:
         raise Refused("too_large", f"{name}: {entry.size} bytes, at most {limit} are admitted")
-    data = read(name, entry.size)
-    m.check_digest(name, data, entry.sha256)
+    data = files.read(folder, file or name, entry.size)
+    check_digest(name, data, entry.sha256)
     return data
 
 
-def _read(directory: int, name: str, limit: int) -> bytes:
-    """Non-blocking, because a named pipe would otherwise hold up `open` before anything can be checked."""
-    try:
-        descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
-    except FileNotFoundError:
-        raise Refused("missing", f"{name}: is not in the proof; fetch the proof again") from None
-    except OSError as error:
-        code = "not_a_file" if error.errno in {errno.ELOOP, errno.ENXIO} else "unreadable"
-        raise Refused(code, f"{name}: {error.strerror}") from None
-    try:
-        return _read_regular(descriptor, name, limit)
-    except OSError as error:
-        raise Refused("unreadable", f"{name}: {error.strerror}") from None
-    finally:
-        os.close(descriptor)
-
-
-def _read_regular(descriptor: int, name: str, limit: int) -> bytes:
-    status = os.fstat(descriptor)
-    if not stat.S_ISREG(status.st_mode):
-        raise Refused("not_a_file", f"{name}: is not a regular file")
-    if status.st_size > limit:
-        raise Refused("too_large", f"{name}: {status.st_size} bytes, at most {limit} are admitted")
-    with os.fdopen(descriptor, "rb", closefd=False) as file:
-        return file.read(status.st_size)
-
-
-def _publish(path: Path, files: Iterable[tuple[str, bytes]]) -> Proof:
-    if os.path.lexists(path) and (path.is_symlink() or not path.is_dir() or any(path.iterdir())):
-        raise ProofExistsError(f"{path}: is there already and is not an empty directory; choose another place")
-    draft = path.with_name(f".{path.name}.{os.urandom(RANDOM_SUFFIX_BYTES).hex()}")
-    draft.mkdir(parents=True)
-    try:
-        for name, data in files:
-            _write(draft / name, data)
-        _sync(draft)
-        proof = read_proof(draft)
-        _rename(draft, path)
-    except BaseException:
-        shutil.rmtree(draft, ignore_errors=True)
-        raise
-    _sync(path.parent)
-    return proof
-
-
-def _rename(draft: Path, path: Path) -> None:
-    """Replaces nothing but an empty directory; that is the system's own rule, so there is no race to lose."""
-    try:
-        draft.rename(path)
-    except OSError as error:
-        raise ProofExistsError(f"{path}: {error.strerror}; choose another place") from None
-
-
-def _write(path: Path, data: bytes) -> None:
-    with path.open("xb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync(directory: Path) -> None:
-    """Makes the names in `directory` durable."""
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _require_sizes(manifest: Manifest, commitment: Commitment, tensors: int) -> None:
+    """Files that are read in slices must be as long as the commitment makes them, before any of it is hashed."""
+    found, expected = manifest.file(m.TRANSCRIPT).size, commitment.steps * LINK_BYTES
+    if found != expected:
+        raise Refused("bad_manifest", f"{m.TRANSCRIPT}: {found} bytes, {commitment.steps} steps make {expected}")
+    limit = commitment.segments * line_limit(tensors)
+    if manifest.file(m.SEGMENTS).size > limit:
+        raise Refused(
+            "too_large", f"{m.SEGMENTS}: {manifest.file(m.SEGMENTS).size} bytes, at most {limit} are admitted"
+        )

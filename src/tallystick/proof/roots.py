@@ -25,7 +25,8 @@ from tallystick.program.tensors import tensor_bytes
 CHUNK_BYTES: Final = 4096
 MAX_STATE_TENSORS: Final = 3 * MAX_TENSORS
 """Parameters, slots and exponents."""
-STATE, CONTRIBUTION, RECORDS = "state", "contribution", "records"
+STATE, CONTRIBUTION, RECORDS, MODEL = "state", "contribution", "records", "model"
+MODEL_PARTS: Final = ("parameter/", "buffer/")
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,18 @@ def contribution_root(contribution: Mapping[str, Tensor]) -> str:
 def records_root(records: Mapping[str, Tensor]) -> str:
     """Names a data set, as hex: order, contents and labels of its records."""
     return _root(RECORDS, b"", records)
+
+
+def model_root(digests: Mapping[str, bytes]) -> str:
+    """Names the model in a state with these tensor digests, as hex: parameters and buffers, without the optimizer."""
+    return root_from_digests(
+        MODEL, b"", {name: value for name, value in digests.items() if name.startswith(MODEL_PARTS)}
+    )
+
+
+def state_root_of(digests: Mapping[str, bytes], step: int) -> str:
+    """`state_root` of a state with these tensor digests."""
+    return root_from_digests(STATE, step.to_bytes(8, "big"), digests)
 
 
 def tensor_digests(tensors: Mapping[str, Tensor]) -> dict[str, bytes]:

@@ -1,131 +1,203 @@
-"""Verification by full re-execution: every step is computed again and compared with the transcript, bit for bit.
+"""Verification by re-execution: chosen segments are computed again and compared with the transcript, bit for bit.
 
-`verified` means zero differences. A proof that is signed and well-formed but says something false is a `mismatch`; one
-that cannot be read, authenticated, parsed or executed is `could_not_check`. Nothing that a prover recorded is obeyed:
-data order, learning rate and number of steps come from the specification, and what is compared is fixed here.
+`verified` means zero differences in what was re-executed, and says how much that was. A proof that is signed and
+well-formed but says something false is a `mismatch`; one that cannot be read, authenticated, parsed or executed is
+`could_not_check`. Nothing that a prover recorded is obeyed: data order, learning rate and number of steps come from the
+specification, and what is compared is fixed here.
 """
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import TypeVar
+import os
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, field
+from typing import Final
 
 import msgspec
 
-from tallystick.errors import NonFiniteError, Refused, TallystickError
+from tallystick.errors import NonFiniteError, Refused
 from tallystick.program.optimizers import Tensors
-from tallystick.program.training import Training, accuracy, initial_state, mean_loss, prepare_training, train_step
+from tallystick.program.training import Training, accuracy, initial_state, prepare_training
+from tallystick.proof import manifest as m
 from tallystick.proof.claims import false_claim
-from tallystick.proof.directory import Proof, read_proof
-from tallystick.proof.recording import OnStep, entry_for
-from tallystick.proof.transcript import Entry
+from tallystick.proof.commitment import Commitment
+from tallystick.proof.directory import Places, Proof, check_listed, open_proof, read_records, read_state, scan_segments
+from tallystick.proof.parallel import in_processes, on_ray
+from tallystick.proof.policy import FULL, Policy, Sample, chosen, detection
+from tallystick.proof.replay import Job, Result, diverged, executed, replay
+from tallystick.proof.segments import Segment
 from tallystick.proof.verdict import Difference, Verdict
+from tallystick.proof.writer import state_name
 
-T = TypeVar("T")
+OnProgress = Callable[[int, int, float | None], None]
+"""Called with the steps that agreed, those to re-execute, and where known the loss of the last one."""
+NAMED: Final = 10
+"""Missing checkpoints that a reason names; there may be more."""
 
 
-def verify(path: Path, on_progress: OnStep | None = None) -> Verdict:
-    """Checks the proof in directory `path`. Whatever is in there, the answer is a verdict, not an exception.
+@dataclass(frozen=True)
+class How:
+    """How to re-execute."""
 
-    Args:
-        on_progress: called after each step that agreed.
-    """
+    policy: Policy = FULL
+    jobs: int = 1
+    ray: bool = False
+    max_steps: int | None = None
+    """More steps than this are not re-executed."""
+
+
+@dataclass
+class _Found:
+    """What re-execution has found so far."""
+
+    steps: int = 0
+    checked: list[int] = field(default_factory=list)
+    difference: Difference | None = None
+    refused: tuple[str, str] | None = None
+
+
+def verify(places: Places, how: How = How(), on_progress: OnProgress | None = None) -> Verdict:
+    """Checks a proof. Whatever is in there, the answer is a verdict, not an exception."""
     try:
-        proof = read_proof(path)
+        proof = open_proof(places)
     except Refused as refused:
-        return _could_not_check(refused)
-    return check(proof, on_progress)
-
-
-def check(proof: Proof, on_progress: OnStep | None = None) -> Verdict:
-    """Checks a proof that has been read."""
+        return _could_not_check(refused.code, refused.reason)
+    try:
+        segments = chosen(how.policy, proof.commitment, proof.signature)
+        _require_few_steps(proof.commitment, segments, how.max_steps)
+        verdict = _check(proof, segments, how, on_progress or (lambda done, steps, loss: None))
+    except Refused as refused:
+        verdict = _could_not_check(refused.code, refused.reason)
     return msgspec.structs.replace(
-        _check(proof, on_progress),
+        verdict,
         prover=proof.prover,
+        proof=proof.signature,
         spec=proof.spec_name,
-        network=proof.manifest.network,
-        task=proof.manifest.task,
+        network=proof.commitment.network,
+        task=proof.commitment.task,
+        attempt=proof.commitment.attempt,
+        total_steps=proof.commitment.steps,
+        segments=proof.commitment.segments,
+        coverage=verdict.steps / proof.commitment.steps,
+        policy=type(how.policy).__name__.lower(),
+        nonce=how.policy.nonce.hex() if isinstance(how.policy, Sample) else None,
         final_root=proof.statement.root,
+        model=proof.statement.model,
     )
 
 
-def _check(proof: Proof, on_progress: OnStep | None) -> Verdict:
-    difference = false_claim(proof)
+def _check(proof: Proof, segments: list[int], how: How, on_progress: OnProgress) -> Verdict:
+    check_listed(proof, m.TRANSCRIPT)
+    check_listed(proof, m.SEGMENTS)
+    train, initial = read_records(proof, m.TRAIN), read_state(proof, 0)
+    test = _test_records(proof)
+    difference = false_claim(proof, train, initial, test)
     if difference is not None:
-        return _mismatch(difference, 0)
-    try:
-        training = _executed("preparation", lambda: prepare_training(proof.spec, proof.program, proof.train))
-        difference = _wrong_exponent(training, proof.initial)
-        if difference is not None:
-            return _mismatch(difference, 0)
-        steps, difference = _replay(training, proof, on_progress)
-    except Refused as refused:
-        return _could_not_check(refused)
+        return _mismatch(difference, _Found())
+    _require_checkpoints(proof, segments)
+    training = executed("preparation", lambda: prepare_training(proof.spec, proof.program, train))
+    difference = _wrong_exponent(training, initial)
     if difference is not None:
-        return _mismatch(difference, steps)
+        return _mismatch(difference, _Found())
+    del initial
+    found = _re_execute(proof, training, segments, how, on_progress)
+    if found.difference is not None:
+        return _mismatch(found.difference, found)
+    if found.refused is not None:
+        return msgspec.structs.replace(_could_not_check(*found.refused), steps=found.steps, checked=found.checked)
     return Verdict(
         outcome="verified",
         code="verified",
-        reason=f"all {steps} steps were re-executed and every state is the same, bit for bit",
-        steps=steps,
-        test_accuracy=_test_accuracy(training, proof),
+        reason=_praise(proof.commitment, found),
+        steps=found.steps,
+        checked=found.checked,
+        detection=detection(proof.commitment, segments, how.policy),
+        test_accuracy=_test_accuracy(training, proof, test),
     )
 
 
-def _could_not_check(refused: Refused) -> Verdict:
-    return Verdict(outcome="could_not_check", code=refused.code, reason=refused.reason)
+def _re_execute(proof: Proof, training: Training, segments: list[int], how: How, on_progress: OnProgress) -> _Found:
+    """Re-executes `segments` in order, up to the first that differs or cannot be checked."""
+    bounds = [proof.commitment.bounds(index) for index in segments]
+    wanted, found = sum(last - first for first, last in bounds), _Found()
+    work = _jobs(proof, set(segments))
+    if how.ray:
+        results = on_ray(proof.places, proof.signature, work)
+    elif how.jobs > 1:
+        results = in_processes(proof.places, proof.signature, work, how.jobs)
+    else:
+        results = _here(proof, training, work, lambda done, loss: on_progress(done, wanted, loss))
+    for result in results:
+        found.steps += result.steps
+        found.difference, found.refused = result.difference, result.refused
+        if found.difference is not None or found.refused is not None:
+            break
+        found.checked.append(result.index)
+        on_progress(found.steps, wanted, None)
+    return found
 
 
-def _mismatch(difference: Difference, steps: int) -> Verdict:
+def _here(
+    proof: Proof, training: Training, work: Iterator[Job], on_step: Callable[[int, float], None]
+) -> Iterator[Result]:
+    done = 0
+
+    def count(loss: float) -> None:
+        nonlocal done
+        done += 1
+        on_step(done, loss)
+
+    for job in work:
+        yield replay(proof, training, job, count)
+
+
+def _jobs(proof: Proof, segments: Collection[int]) -> Iterator[Job]:
+    before: Segment | None = None
+    for index, segment in enumerate(scan_segments(proof)):
+        if index in segments:
+            yield Job(index, before, segment)
+        before = segment
+
+
+def _require_few_steps(commitment: Commitment, segments: list[int], most: int | None) -> None:
+    wanted = sum(last - first for first, last in map(commitment.bounds, segments))
+    if most is not None and wanted > most:
+        raise Refused("too_many_steps", f"{wanted} steps would be re-executed, at most {most} were asked for")
+
+
+def _require_checkpoints(proof: Proof, segments: list[int]) -> None:
+    """Names all missing checkpoints at once, before any work is done."""
+    names = [state_name(proof.commitment, proof.commitment.bounds(index)[0]) for index in segments if index]
+    own = proof.places.checkpoints
+    missing = [n for n in names if not os.path.lexists(own / n.partition("/")[2] if own else proof.places.proof / n)]
+    if missing:
+        more = f" and {len(missing) - NAMED} more" if len(missing) > NAMED else ""
+        way = "ask the prover for them and put them there, or name their folder with --checkpoints"
+        raise Refused("missing_checkpoint", f"{', '.join(missing[:NAMED])}{more}: not there; {way}")
+
+
+def _praise(commitment: Commitment, found: _Found) -> str:
+    if found.steps == commitment.steps:
+        return f"all {found.steps} steps were re-executed and every state is the same, bit for bit"
+    part = f"{len(found.checked)} of {commitment.segments} segments ({found.steps} of {commitment.steps} steps)"
+    return f"{part} were re-executed and are the same, bit for bit; the others were not"
+
+
+def _could_not_check(code: str, reason: str) -> Verdict:
+    return Verdict(outcome="could_not_check", code=code, reason=reason)
+
+
+def _mismatch(difference: Difference, found: _Found) -> Verdict:
     return Verdict(
         outcome="mismatch",
         code=difference.code,
         reason=difference.reason,
+        segment=difference.segment,
         step=difference.step,
         tensor=difference.tensor,
         expected=difference.expected,
         found=difference.found,
-        steps=steps,
+        steps=found.steps,
+        checked=found.checked,
     )
-
-
-def _replay(training: Training, proof: Proof, on_progress: OnStep | None) -> tuple[int, Difference | None]:
-    """How many steps agree, and the first difference after them."""
-    state, names, total_steps = proof.initial, sorted(proof.initial), training.spec.steps
-    for step, link in enumerate(proof.links):
-        try:
-            state, total = _step(training, state, step)
-        except NonFiniteError as error:
-            return step, _diverged(step, error)
-        computed = entry_for(step, state, total)
-        difference = next(_differences(names, computed, link.entry), None)
-        if difference is not None:
-            return step, difference
-        if on_progress is not None:
-            on_progress(step + 1, total_steps, mean_loss(computed.loss, training.spec.micro_batches))
-    return total_steps, None
-
-
-def _step(training: Training, state: Tensors, step: int) -> tuple[Tensors, Tensors]:
-    return _executed(f"step {step}", lambda: train_step(training, state, step))
-
-
-def _differences(names: list[str], computed: Entry, claimed: Entry) -> Iterator[Difference]:
-    """Where two entries of one step differ, the most telling place first."""
-    step = computed.step
-    for name, expected, found in zip(names, computed.tensors, claimed.tensors, strict=True):
-        if expected != found:
-            yield Difference(
-                "wrong_tensor", f"step {step}: {name} differs after re-execution", step, name, expected, found
-            )
-    if computed.total != claimed.total:
-        reason = f"step {step}: the sum of the contributions differs after re-execution"
-        yield Difference("wrong_total", reason, step, None, computed.total, claimed.total)
-    if computed.loss != claimed.loss:
-        reason = f"step {step}: the loss differs after re-execution"
-        yield Difference("wrong_loss", reason, step, None, str(computed.loss), str(claimed.loss))
-    if computed.root != claimed.root:
-        reason = f"step {step}: the root is not that of the tensors named beside it"
-        yield Difference("wrong_root", reason, step, None, computed.root, claimed.root)
 
 
 def _wrong_exponent(training: Training, initial: Tensors) -> Difference | None:
@@ -135,11 +207,12 @@ def _wrong_exponent(training: Training, initial: Tensors) -> Difference | None:
     """
     parameters = {name: initial[f"parameter/{name}"] for name in training.parameters}
     slots = {name: initial[f"slot/{name}"] for name in training.slots}
+    buffers = {name: initial[f"buffer/{name}"] for name in training.buffers}
     try:
-        derived = _executed("initial state", lambda: initial_state(training, parameters, slots))
+        derived = executed("initial state", lambda: initial_state(training, parameters, slots, buffers))
     except NonFiniteError as error:
-        return _diverged(0, error)
-    for name in (f"exponent/{parameter}" for parameter in training.parameters):
+        return diverged(0, error)
+    for name in (f"exponent/{accumulated}" for accumulated in training.accumulated):
         expected, found = int(derived[name]), int(initial[name])
         if expected != found:
             reason = f"initial state: {name} is not that of the first gradient"
@@ -147,17 +220,25 @@ def _wrong_exponent(training: Training, initial: Tensors) -> Difference | None:
     return None
 
 
-def _diverged(step: int, error: NonFiniteError) -> Difference:
-    return Difference("not_finite", f"step {step}: re-execution reaches an infinity or a NaN: {error}", step)
-
-
-def _test_accuracy(training: Training, proof: Proof) -> float | None:
-    """None if there is no test set, or none that the program classifies: accuracy is no claim of the proof."""
-    test = proof.test
-    if test is None or not _classifies(training, proof):
+def _test_records(proof: Proof) -> Tensors | None:
+    """None if there are none, or they were not handed over: they are no part of the training."""
+    if proof.spec.test is None:
         return None
     try:
-        return _executed("test set", lambda: accuracy(training, proof.final, test))
+        return read_records(proof, m.TEST)
+    except Refused as refused:
+        if refused.code != "missing_data":
+            raise
+        return None
+
+
+def _test_accuracy(training: Training, proof: Proof, test: Tensors | None) -> float | None:
+    """None if there is no test set, or none that the program classifies: accuracy is no claim of the proof."""
+    if test is None or not _classifies(training, proof):
+        return None
+    final = read_state(proof, proof.commitment.steps)
+    try:
+        return executed("test set", lambda: accuracy(training, final, test))
     except (NonFiniteError, Refused):
         return None
 
@@ -175,22 +256,3 @@ def _classifies(training: Training, proof: Proof) -> bool:
     scores = values[graph.outputs[0].index]
     one_row_each = len(scores.shape) == 2 and scores.shape[0] == program.micro_batch_size
     return fits and target.dtype == "int64" and len(target.shape) == 1 and one_row_each
-
-
-def _executed(what: str, compute: Callable[[], T]) -> T:
-    """Runs part of a stranger's program.
-
-    Shapes are checked beforehand, but operands can still be such that an operator of torch raises, for instance an
-    index past the end.
-
-    Raises:
-        Refused: `not_executable`, or what the program was refused for.
-        NonFiniteError: from a kernel.
-    """
-    try:
-        return compute()
-    except TallystickError:
-        raise
-    except Exception as error:
-        detail = f"{type(error).__name__}: {str(error)[:200]}".splitlines()[0]
-        raise Refused("not_executable", f"{what}: cannot be re-executed: {detail}") from None
