@@ -67,7 +67,7 @@ def trainable(run: Run) -> set[str]:
     return {name for name, parameter in run.model.named_parameters() if parameter.requires_grad}
 
 
-def load_checkpoint(read: Read, run: Run, step: int, name: str) -> Checkpoint:
+def load_checkpoint(read: Read, run: Run, step: int, name: str, *, finite: bool = True) -> Checkpoint:
     """The checkpoint at `step`, whose bytes are those that the transcript names.
 
     Raises:
@@ -81,7 +81,7 @@ def load_checkpoint(read: Read, run: Run, step: int, name: str) -> Checkpoint:
     if checkpoint.details.step != step:
         raise Refused("malformed", f"{file}: says that it is of step {checkpoint.details.step}")
     for tensor, value in checkpoint.tensors.items():
-        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+        if finite and value.is_floating_point() and not bool(torch.isfinite(value).all()):
             raise Refused("not_finite", f"{file}: {tensor[:200]}: holds an infinity or a NaN, which nothing is near to")
     return checkpoint
 
