@@ -1,0 +1,245 @@
+"""Games about a small run: whoever is honest wins, whatever the other says, in either seat."""
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from dispute_samples import AT, KEYS, STEPS, Change, changed, honest, liar, play, play_against, sample
+from tallystick.canon.identity import Key
+from tallystick.canon.sealed import seal
+from tallystick.errors import Refused
+from tallystick.proof.dispute import game as g
+from tallystick.proof.dispute import messages as m
+from tallystick.proof.dispute import phases as ph
+from tallystick.proof.dispute import referee
+from tallystick.proof.dispute.party import Party
+from tallystick.proof.dispute.replay import Replay
+from tallystick.proof.dispute.resolving import found
+from tallystick.proof.dispute.rules.lines import Line, size
+from tallystick.proof.dispute.rules.step import Step
+
+SEATS = pytest.mark.parametrize("seat", [0, 1])
+STEP = honest().step(AT)
+
+
+def first_line(rule: str, after: int = 0) -> int:
+    return next(n for n in range(after, STEP.count) if STEP.line(n).rule == rule and size(STEP.line(n).shape))
+
+
+def kinds() -> dict[str, int]:
+    """One line of each rule that the run has, and of each thing that a step does."""
+    found = {STEP.line(n).rule: n for n in reversed(range(STEP.count)) if size(STEP.line(n).shape)}
+    named = {name: STEP.batch(1).named[name].number for name in ("gradient/0.weight", "peaks", "loss")}
+    totals = {name: op.number for name, op in STEP.tail.named.items()}
+    return {**found, **named, **totals}
+
+
+@SEATS
+@pytest.mark.parametrize("what", sorted(kinds()))
+def test_a_lie_about_any_kind_of_line_loses(what: str, seat: int) -> None:
+    number = kinds()[what]
+    last = size(STEP.line(number).shape) - 1
+    outcome = play_against(liar({number: last}), seat).game.outcome
+    assert (
+        outcome is not None
+        and outcome.losers == (seat,)
+        and (outcome.code in {"wrong_element", "wrong_input"} or what == "order")
+    )
+
+
+@SEATS
+def test_other_training_data_loses(seat: int) -> None:
+    run = sample()
+    records = {**run.training.records, "x": run.training.records["x"] + 1}
+    training = replace(run.training, records=records)
+    other = Replay(training, run.program, run.spec, run.name, run.initial, STEPS)
+    assert other.links[-1] != honest().links[-1]
+    outcome = play_against(other, seat).game.outcome
+    assert outcome is not None and (outcome.losers, outcome.code) == ((seat,), "wrong_input")
+
+
+@SEATS
+def test_a_wrong_loss_loses(seat: int) -> None:
+    """A liar whose state is right and whose loss is not."""
+    played = play_against(sample().replay({AT: lambda n, x: x + 1 if n == kinds()["contribution/loss"] else x}), seat)
+    assert played.game.outcome is not None and played.game.outcome.losers == (seat,)
+
+
+class Defending(Party):
+    """Claims a sum that its wrong element could come from, and defends it down to a term."""
+
+    def totals(self, phase: ph.Add) -> m.Answer:
+        answer = super().totals(phase)
+        assert isinstance(answer, m.Totals)
+        at = len(answer.totals) // 2
+        return m.Totals([total + (i == at) for i, total in enumerate(answer.totals)])
+
+
+@SEATS
+@pytest.mark.parametrize("rule", ["sum", "product"])
+def test_a_wrong_sum_is_followed_down_to_one_term(rule: str, seat: int) -> None:
+    run = liar({first_line(rule): 0})
+    played = play_against(Defending(run, seat), seat)
+    outcome = played.game.outcome
+    assert outcome is not None and (outcome.losers, outcome.code) == ((seat,), "wrong_sum")
+
+
+@SEATS
+def test_a_wrong_order_of_records_is_settled_by_counting(seat: int) -> None:
+    run = liar({first_line("order"): 2})
+    for party in (Party(run, seat), Defending(run, seat)):
+        outcome = play_against(party, seat).game.outcome
+        assert outcome is not None and outcome.losers == (seat,)
+
+
+def silent_in(number: int) -> Change:
+    return lambda current, answer: None if current == number else answer
+
+
+@SEATS
+def test_silence_loses_in_every_round(seat: int) -> None:
+    run = liar({first_line("product"): 0})
+    rounds = play_against(run, seat).game.round
+    for quiet in range(rounds):
+        outcome = play_against(run, seat, silent_in(quiet)).game.outcome
+        assert outcome is not None and (outcome.losers, outcome.code) == ((seat,), "silent")
+
+
+@SEATS
+def test_an_answer_of_another_kind_loses(seat: int) -> None:
+    outcome = play_against(liar({}), seat, lambda n, answer: m.Chunk(b"")).game.outcome
+    assert outcome is not None and (outcome.losers, outcome.code) == ((seat,), "malformed")
+
+
+@SEATS
+def test_answers_that_contradict_earlier_ones_lose(seat: int) -> None:
+    """Nodes that do not hash to the node that was claimed."""
+
+    def change(number: int, answer: m.Answer) -> m.Answer:
+        return m.Nodes([bytes(32)] * len(answer.nodes)) if isinstance(answer, m.Nodes) else answer
+
+    outcome = play_against(liar({}), seat, change).game.outcome
+    assert outcome is not None and (outcome.losers, outcome.code) == ((seat,), "contradiction")
+
+
+def test_when_both_lie_somebody_loses() -> None:
+    runs = [liar({kinds()["gradient/0.weight"]: 0}), liar({kinds()["contribution/gradient/2.bias"]: 0})]
+    played = play(sample().terms([run.links[-1] for run in runs]), [Party(run, seat) for seat, run in enumerate(runs)])
+    assert played.game.outcome is not None and played.game.outcome.losers
+
+
+def test_when_both_claim_wrong_values_of_one_element_both_lose() -> None:
+    number = first_line("tanh") if "tanh" in kinds() else first_line("exp")
+    target = {STEP.target("state", "parameter/0.bias").number: 0}
+    once, twice = (
+        liar({number: 1, **target}),
+        sample().replay(
+            {
+                AT: lambda n, x: (
+                    changed(changed(x, 1), 1) if n == number else changed(changed(x, 0), 0) if n in target else x
+                )
+            }
+        ),
+    )
+    parties = [Party(once, 0), Party(twice, 1)]
+    outcome = play(sample().terms([once.links[-1], twice.links[-1]]), parties).game.outcome
+    assert outcome is not None and outcome.losers == (0, 1)
+
+
+def test_an_operator_that_the_referee_does_not_know_settles_nothing() -> None:
+    number = first_line("exp")
+    run = liar({number: 0})
+    parties = [Party(run, 0), Party(honest(), 1)]
+    game = g.start(sample().terms([party.run.links[-1] for party in parties]), 0)
+    step = honest().step(AT)
+    while not isinstance(game.phase, ph.Search) or game.phase.tree != "lines":
+        for party in parties:
+            answer = party.answer(game)
+            assert answer is not None
+            game = g.receive(
+                game, KEYS[party.seat].identity, m.Move(game.terms.name, game.round, party.seat, answer), 0
+            )
+            if party.seat == 1:
+                break
+    lines = step.section(number).lines
+    assert isinstance(lines, list)
+    leaf = replace(game.phase, level=0, place=number)
+    disputed = replace(game.phase.disputed, step=_Unknown(step, number))
+    outcome = found(replace(leaf, disputed=disputed))
+    assert isinstance(outcome, ph.Outcome) and (outcome.losers, outcome.code) == ((), "unknown_operator")
+
+
+class _Unknown(Step):
+    """A step one of whose operators has no rule."""
+
+    def __init__(self, step: Step, number: int) -> None:
+        super().__init__(step.program, step.spec, step.number)
+        self._number = number
+
+    def line(self, number: int) -> Line:
+        line = super().line(number)
+        return replace(line, rule="unknown") if number == self._number else line
+
+
+def test_moves_for_others_or_other_rounds_change_nothing() -> None:
+    run = liar({})
+    parties = [Party(run, 0), Party(honest(), 1)]
+    game = g.start(sample().terms([party.run.links[-1] for party in parties]), 0)
+    answer = parties[0].answer(game)
+    assert answer is not None
+    move = m.Move(game.terms.name, 0, 0, answer)
+    stranger = Key.from_seed(b"s" * 32).identity
+    for sender, other in (
+        (KEYS[1].identity, move),
+        (stranger, move),
+        (KEYS[0].identity, m.Move(move.game, 1, 0, answer)),
+        (KEYS[0].identity, m.Move(bytes(32), 0, 0, answer)),
+        (stranger, Refused("malformed", "move")),
+    ):
+        assert g.receive(game, sender, other, 1) == game
+    once = g.receive(game, KEYS[0].identity, move, 1)
+    assert once.waiting == (1,) and g.receive(once, KEYS[0].identity, move, 1) == once
+
+
+def test_a_signed_move_that_cannot_be_read_loses_and_an_unsigned_one_does_not() -> None:
+    run = liar({})
+    game = g.start(sample().terms([run.links[-1], honest().links[-1]]), 0)
+    rubbish = seal(KEYS[0], m.DOMAIN, b"{}")
+    outcome = g.receive(game, *m.opened_move(rubbish), 1).outcome
+    assert outcome is not None and (outcome.losers, outcome.code) == ((0,), "malformed")
+    with pytest.raises(Refused, match="bad_signature"):
+        m.opened_move(rubbish[:-1] + b"!")
+
+
+def test_the_deadline_is_that_of_the_round_and_takes_whoever_is_missing() -> None:
+    game = g.start(sample().terms([liar({}).links[-1], honest().links[-1]]), 100)
+    assert g.tick(game, 160) == game
+    late = g.tick(game, 161).outcome
+    assert late is not None and (late.losers, late.code) == ((0, 1), "silent")
+    answer = Party(honest(), 1).answer(game)
+    assert answer is not None
+    half = g.receive(game, KEYS[1].identity, m.Move(game.terms.name, 0, 1, answer), 120)
+    late = g.tick(half, 161).outcome
+    assert late is not None and late.losers == (0,)
+
+
+def test_no_game_without_a_dispute() -> None:
+    with pytest.raises(Refused, match="no_dispute"):
+        g.start(sample().terms([honest().links[-1]] * 2), 0)
+
+
+def test_the_referee_loads_neither_torch_nor_numpy() -> None:
+    code = (
+        "import sys, tallystick.proof.dispute.game, tallystick.proof.dispute.referee.judging\n"
+        "print([name for name in ('torch', 'numpy', 'safetensors') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_referee_can_be_read_in_one_sitting() -> None:
+    folder = Path(referee.__file__).parent
+    assert sum(len(path.read_text().splitlines()) for path in folder.glob("*.py")) < 500
