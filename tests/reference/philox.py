@@ -1,5 +1,7 @@
 """Random integers, as a function of key and counter."""
 
+from functools import cache
+
 
 def philox(key: int, stream: int, i: int) -> list[int]:
     """Philox4x32-10 (Salmon et al. 2011): four 32-bit words."""
@@ -17,6 +19,7 @@ def uniform_words(k0: int, k1: int, stream: int, count: int) -> list[int]:
     return [word for block in range(-(-count // 4)) for word in philox(key, stream, block)][:count]
 
 
+@cache
 def permutation(key: int, stream: int, n: int) -> list[int]:
     def order(i: int) -> tuple[int, int]:
         words = philox(key, stream, i)

@@ -6,31 +6,58 @@ import pytest
 import torch
 from torch import Tensor
 
+from exact_against_reference import assert_same_bits
+from reference import vectors
 from tallystick.exact import kernels
-from tallystick.exact.kernels import OPERATORS
+from tallystick.exact.kernels import (
+    ARITHMETIC_KERNELS,
+    KERNELS,
+    OPERATORS,
+    POOLING_KERNELS,
+    PRODUCTS,
+    PROFILE_BITS,
+    REDUCTION_KERNELS,
+)
 from tallystick.exact.products import matmul
-from tallystick.exact.selftest import VECTORS, cases, first_failure, numbers, run_selftest
+from tallystick.exact.selftest import ACCUMULATORS, cases, decoded, first_failure, outcome, run_selftest
 from tallystick.network.running import InexactMachineError, require_exact_arithmetic
 
-
-def test_every_case_passes_and_every_answer_belongs_to_a_case() -> None:
-    outcomes = list(run_selftest())
-    assert [outcome.case for outcome in outcomes if not outcome.passed] == []
-    assert {outcome.case for outcome in outcomes} == set(VECTORS)
-    assert len(cases()) == len(VECTORS)
+ARITHMETIC = {**ARITHMETIC_KERNELS, **REDUCTION_KERNELS, **POOLING_KERNELS, **PRODUCTS}
 
 
-def test_cases_are_the_same_whatever_torch_drew_before() -> None:
-    torch.manual_seed(1)
-    first = numbers(3, 100)
-    torch.manual_seed(2)
-    assert torch.equal(numbers(3, 100), first)
+def test_every_case_passes() -> None:
+    assert [outcome for outcome in run_selftest() if not outcome.passed] == []
+    assert len({case.name for case in cases()}) == len(cases())
+
+
+def test_every_operator_that_computes_has_a_case_and_products_one_in_each_profile() -> None:
+    assert set(ARITHMETIC) <= {case.operator for case in cases()}
+    assert set(ACCUMULATORS) <= {case.operator for case in cases()}
+    tried = {(case.operator, case.bits) for case in cases()}
+    assert {(op, bits) for op in PRODUCTS for bits in PROFILE_BITS} <= tried
+
+
+def test_the_published_vectors_are_what_the_reference_says() -> None:
+    assert vectors.FILE.read_text() == vectors.published()
+    assert f"{vectors.KEY:X}" in (vectors.FILE.parents[3] / "docs" / "exact-v1.md").read_text()
+
+
+def test_operands_are_drawn_as_the_reference_draws_them() -> None:
+    for argument in (vectors.draw(3, 2, 50), vectors.whole(4, 7, 30, start=-3, dtype="int32"), vectors.equal(0.1, 3)):
+        assert_same_bits(decoded(argument).contiguous().numpy(), vectors.decoded(argument), argument)
+
+
+@pytest.mark.parametrize("name", sorted({case.operator for case in cases()} & set(KERNELS)))
+def test_one_wrong_bit_of_any_operator_is_found(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(kernels.KERNELS, name, last_bit_flipped(kernels.KERNELS[name]))
+    failed = {case.name for case in cases() if case.operator == name and not outcome(case).passed}
+    assert failed == {case.name for case in cases() if case.operator == name}
 
 
 def last_bit_flipped(kernel: Callable[..., Tensor]) -> Callable[..., Tensor]:
     def faulty(*arguments: object, **options: object) -> Tensor:
         result = kernel(*arguments, **options).clone()
-        result.view(torch.int32).view(-1)[-1] ^= 1
+        result.reshape(-1).view(torch.uint8)[-4 % result.itemsize] ^= 1
         return result
 
     return faulty
@@ -52,7 +79,7 @@ def test_an_operator_that_fails_is_reported_and_the_others_still_run(monkeypatch
 
     monkeypatch.setitem(kernels.KERNELS, "aten.exp.default", broken)
     failed = [outcome for outcome in run_selftest() if not outcome.passed]
-    assert [outcome.case for outcome in failed] == ["exp"]
+    assert [outcome.case for outcome in failed] == ["exp", "exp at the edges"]
     assert "no such instruction" in failed[0].found
 
 
