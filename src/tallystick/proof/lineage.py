@@ -1,0 +1,134 @@
+"""Chains of trust: the proof of a fine-tuned model is worth as much as the proofs that it starts from.
+
+A proof that names a parent is checked together with its parent, and so on up to a proof that names none. A child's
+initial parameters and buffers must be the parent's final ones, bit for bit, wherever both have one of that name;
+what only the child has (a new head, say) starts where its own specification says, and is reported.
+
+What was verified once need not be verified again: a proof's name is a hash over everything in it, so a verdict about
+it never changes. `Remembered` keeps such verdicts in a folder of the verifier's own.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from tallystick.canon.hashing import is_name
+from tallystick.errors import Refused
+from tallystick.program.optimizers import Tensors
+from tallystick.proof.directory import Places, Proof, open_proof, read_state
+from tallystick.proof.roots import MODEL_PARTS, tensor_digests
+from tallystick.proof.verdict import Outcome, Verdict
+
+MAX_GENERATIONS: Final = 100
+MAX_VERDICT_BYTES: Final = 2**20
+STRENGTH: Final = {"sample": 1, "full": 2}
+"""A verdict of one policy stands in for one of another that is not stronger. A list of segments is the verifier's own
+choice for once, and is not remembered."""
+Check = Callable[[Places], Verdict]
+
+
+@dataclass(frozen=True)
+class Remembered:
+    """Verdicts of earlier checks, in files named after proofs."""
+
+    folder: Path
+
+    def find(self, proof: str, policy: str) -> Verdict | None:
+        """A `verified` of at least the strength of `policy`; None if there is none that can be read."""
+        path = self.folder / f"{proof}.json"
+        if not is_name(proof) or not path.is_file() or path.stat().st_size > MAX_VERDICT_BYTES:
+            return None
+        try:
+            verdict = msgspec.json.decode(path.read_bytes(), type=Verdict)
+        except msgspec.MsgspecError:
+            return None
+        strong = STRENGTH.get(verdict.policy or "", 0) >= STRENGTH.get(policy, len(STRENGTH) + 1)
+        return verdict if verdict.proof == proof and verdict.outcome == "verified" and strong else None
+
+    def keep(self, verdict: Verdict) -> None:
+        """Remembers a `verified`, unless a stronger one is there."""
+        if verdict.outcome != "verified" or verdict.proof is None or verdict.policy not in STRENGTH:
+            return
+        if self.find(verdict.proof, verdict.policy) is None:
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            (self.folder / f"{verdict.proof}.json").write_bytes(verdict.to_json())
+
+
+def verify_lineage(
+    places: Places, parents: Sequence[Places], policy: str, check: Check, remembered: Remembered | None = None
+) -> list[Verdict]:
+    """Verdicts on a proof and all that it descends from, the youngest first; the last one if not all are verified.
+
+    Args:
+        parents: where proofs lie that the lineage may need.
+        policy: what `check` does: `full`, `sample` or `listed`.
+        check: verifies one proof by itself.
+    """
+    known: dict[str, Places] = {}
+    for place in parents:
+        try:
+            known[open_proof(place).signature] = place
+        except Refused as refused:
+            return [_refusal(Refused(refused.code, f"parent {place.proof}: {refused.reason}"))]
+    verdicts: list[Verdict] = []
+    child: Proof | None = None
+    while len(verdicts) < MAX_GENERATIONS:
+        try:
+            proof = open_proof(places)
+            if child is not None:
+                require_descent(child, proof)
+        except Refused as refused:
+            return [*verdicts, _refusal(refused)]
+        verdict = (remembered.find(proof.signature, policy) if remembered and child else None) or check(places)
+        verdicts.append(verdict)
+        if verdict.outcome != "verified":
+            return verdicts
+        if remembered:
+            remembered.keep(verdict)
+        parent = proof.commitment.parent
+        if parent is None:
+            return verdicts
+        if parent.signature not in known:
+            way = "name its directory with --parent, or leave out what it started from with --alone"
+            missing = Refused("missing_parent", f"the training started from the proof {parent.signature}; {way}")
+            return [*verdicts, _refusal(missing)]
+        places, child = known.pop(parent.signature), proof  # taken out, so that no lineage goes round in circles
+    return [*verdicts, _refusal(Refused("too_many_parents", f"more than {MAX_GENERATIONS} generations"))]
+
+
+def require_descent(child: Proof, parent: Proof) -> None:
+    """Checks that `child` starts from the model that `parent` ends in.
+
+    Raises:
+        Refused: `wrong_parent`, or why a state cannot be read.
+    """
+    claimed = child.commitment.parent
+    if claimed is None or (claimed.signature, claimed.root) != (parent.signature, parent.statement.root):
+        raise Refused("wrong_parent", f"the commitment does not name the proof {parent.signature} as it is")
+    before, after = (_model_digests(read_state(*at)) for at in ((child, 0), (parent, parent.commitment.steps)))
+    shared = sorted(before.keys() & after.keys())
+    if not shared:
+        raise Refused("wrong_parent", f"no parameter has the name of one of the parent {parent.signature}")
+    for name in shared:
+        if before[name] != after[name]:
+            digests = f"{before[name].hex()} here, {after[name].hex()} there"
+            raise Refused("wrong_parent", f"{name} does not start where the parent ended: {digests}")
+
+
+def new_tensors(child: Proof, parent: Proof) -> list[str]:
+    """Parameters and buffers that the child did not take from its parent."""
+    before, after = ({spec.name for spec in proof.state_specs} for proof in (child, parent))
+    return sorted(name for name in before - after if name.startswith(MODEL_PARTS))
+
+
+def _model_digests(state: Tensors) -> dict[str, bytes]:
+    return tensor_digests({name: value for name, value in state.items() if name.startswith(MODEL_PARTS)})
+
+
+def _refusal(refused: Refused) -> Verdict:
+    """What a refusal means: a child that does not start where it says is a false claim, all else is not checkable."""
+    outcome: Outcome = "mismatch" if refused.code == "wrong_parent" else "could_not_check"
+    return Verdict(outcome=outcome, code=refused.code, reason=refused.reason)
