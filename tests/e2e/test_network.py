@@ -103,6 +103,27 @@ def test_the_proof_of_a_task_verifies_without_the_network(proof: Path) -> None:
     assert (verdict["outcome"], verdict["steps"]) == ("verified", STEPS)
 
 
+def test_who_claimed_a_model_first_keeps_it(net: Net, proof: Path, tmp_path: Path) -> None:
+    """Another party trains along the published proof, under its own key, and claims the same model later."""
+    task = proof.parent / "task.toml"
+    other = tmp_path / "theirs"
+    trained = tallystick("train", str(task), "--out", str(other), "--key", str(net.root / "worker-1" / "key"), "-q")
+    assert trained.returncode == 0, trained.stderr
+    undecided = tallystick("resolve", str(proof), str(other), *net.joins, "--json")
+    assert undecided.returncode == 1 and json.loads(undecided.stdout)["code"] == "not_anchored"
+
+    key = str(net.root / "client" / "key")
+    claimed = tallystick("claim", str(proof), "--key", key, *net.joins, "--json")
+    assert claimed.returncode == 0, claimed.stderr
+    again = tallystick("claim", str(proof), "--key", key, *net.joins)
+    assert again.returncode == 0 and "anchored already" in again.stderr
+    late = tallystick("claim", str(other), "--key", key, *net.joins)
+    assert late.returncode == 0, late.stderr
+    settled = tallystick("resolve", str(other), str(proof), *net.joins)
+    assert settled.returncode == 0, settled.stderr
+    assert settled.stdout.startswith(f"{proof} [first_anchored]")
+
+
 def test_an_edited_proof_does_not_verify(proof: Path) -> None:
     final = proof / "final.safetensors"
     honest = final.read_bytes()

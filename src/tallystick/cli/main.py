@@ -5,7 +5,7 @@ import sys
 import typer
 
 from tallystick import __version__
-from tallystick.cli import data, demo, keys, network, proofs, selftest, tolerant, train
+from tallystick.cli import claims, data, demo, keys, network, proofs, selftest, tolerant, train
 from tallystick.cli.output import fail
 from tallystick.errors import TallystickError
 
@@ -42,6 +42,9 @@ app.command()(network.status)
 app.command()(train.train)
 app.command()(proofs.verify)
 app.command()(train.pack)
+app.command()(claims.claim)
+app.command()(claims.resolve)
+app.command()(claims.export)
 app.command()(tolerant.calibrate)
 app.command()(tolerant.check_record)
 app.command()(keys.keygen)

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from tallystick.proof.verdict import Verdict
 
 NONCE_BYTES = 32
+CACHE = Path.home() / ".cache" / "tallystick" / "verdicts"
+"""Where verdicts on parents are remembered."""
 
 
 def verify(
@@ -33,6 +35,8 @@ def verify(
     ),
     data: Path | None = typer.Option(None, "--data", help="File with the training records, if not in the proof."),
     checkpoints: Path | None = typer.Option(None, "--checkpoints", help="Folder with the states between segments."),
+    parent: list[Path] = typer.Option([], "--parent", help="Proof that the training started from; repeat for more."),
+    alone: bool = typer.Option(False, "--alone", help="Leave out the proofs that the training started from."),
     jobs: int = typer.Option(1, "--jobs", "-j", min=1, max=1024, help="Processes; each takes whole segments."),
     ray: bool = typer.Option(False, "--ray", help="Re-execute on a Ray cluster; needs the extra `ray`."),
     max_steps: int | None = typer.Option(None, min=1, help="Refuse if more steps would have to be re-executed."),
@@ -43,7 +47,8 @@ def verify(
     """Check a proof by running the training, or a sample of it, again on this machine, without any network.
 
     By default a long proof is sampled, so that at most 3 % of its steps are run again, and a short one (up to 200
-    steps) is re-executed in full. The verdict says how much that was and how likely it was to find a fault.
+    steps) is re-executed in full. The verdict says how much that was and how likely it was to find a fault. A proof
+    that started from another one's model is verified together with that one.
 
     Exit status: 0 verified, 1 could not check, 2 mismatch.
 
@@ -51,6 +56,7 @@ def verify(
     """
     from tallystick.network.running import one_torch_thread
     from tallystick.proof.directory import Places
+    from tallystick.proof.lineage import Remembered, verify_lineage
     from tallystick.proof.report import write_report
     from tallystick.proof.verify import How
     from tallystick.proof.verify import verify as verify_proof
@@ -72,7 +78,15 @@ def verify(
             description = "" if loss is None else f"loss {loss:.4f}"
             progress.update(bar, completed=step, total=steps, description=description)
 
-        verdict = verify_proof(places, how, show)
+        def check(places: Places) -> "Verdict":
+            return verify_proof(places, how, show)
+
+        if alone:
+            verdict = check(places)
+        else:
+            ancestors = [Places(path, data, checkpoints) for path in parent]
+            policy = type(how.policy).__name__.lower()
+            verdict = verify_lineage(places, ancestors, policy, check, Remembered(CACHE))
     if html is not None:
         write_report(html, places, verdict)
     if json:
@@ -132,6 +146,8 @@ def _print(verdict: "Verdict") -> None:
     for name, value in facts.items():
         if value is not None:
             typer.echo(f"  {name}: {value}")
+    for generation, ancestor in enumerate(verdict.parents, start=1):
+        typer.echo(f"  ancestor {generation}: {ancestor.proof}: {ancestor.outcome}, {ancestor.reason}")
     for chance in verdict.detection:
         share = f"{chance.bad} bad segment{'s' if chance.bad > 1 else ''}"
         typer.echo(f"  chance to have met one of {share}: {100 * chance.probability:.1f} %")

@@ -14,6 +14,7 @@ from tallystick.cli.output import errors, fail, print_json
 
 if TYPE_CHECKING:
     from tallystick.canon.identity import Key
+    from tallystick.proof.directory import Places, open_proof
     from tallystick.proof.recorder import Recorder
 
 EXIT_STOPPED: Final = 130
@@ -28,6 +29,9 @@ def train(
     out: Path = typer.Option(Path("proof"), "--out", help="Where the proof goes; an unfinished one is resumed."),
     key: Path | None = typer.Option(None, "--key", help="Your key file; by default a new one beside --out."),
     attempt: int | None = typer.Option(None, min=1, help="How often you have begun this training; it is signed."),
+    parent: Path | None = typer.Option(
+        None, "--parent", help="Proof whose final model this training starts from, by the names of its tensors."
+    ),
     segment: int | None = typer.Option(None, min=1, help="Steps of a segment; by default the root of all."),
     roots_every: int | None = typer.Option(
         None, min=1, help="Name the state in every so many steps; by default once in a segment."
@@ -46,13 +50,15 @@ def train(
     from tallystick.network.task_file import load_task_file, prepare_run
     from tallystick.program.spec import encode_spec
     from tallystick.proof.commitment import commitment_of
+    from tallystick.proof.lineage import final_model, parent_of
     from tallystick.proof.recorder import DivergedError, Recorder
     from tallystick.proof.resume import begun
 
     one_torch_thread()
     require_exact_arithmetic()
     secret = _key(key, out)
-    run = prepare_run(task, load_task_file(task))
+    ancestor = open_proof(Places(parent)) if parent else None
+    run = prepare_run(task, load_task_file(task), start=final_model(ancestor) if ancestor else None)
     before = begun(out)
     commitment = commitment_of(
         run.training.spec,
@@ -60,6 +66,7 @@ def train(
         run.training.program,
         segment=before.segment if before and segment is None else segment,
         roots_every=before.roots_every if before and roots_every is None else roots_every,
+        parent=parent_of(ancestor) if ancestor else None,
         attempt=before.attempt if before and attempt is None else attempt or 1,
     )
     with Recorder(out, secret, run, commitment) as recorder:

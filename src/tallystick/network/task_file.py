@@ -160,10 +160,13 @@ def prepare_task(path: Path, blobs: BlobStore) -> PreparedTask:
     return PreparedTask(offer, run.training, run.initial, run.program, run.test)
 
 
-def prepare_run(path: Path, task: TaskFile, put: Callable[[bytes], str] = blob_name) -> Run:
+def prepare_run(
+    path: Path, task: TaskFile, put: Callable[[bytes], str] = blob_name, start: Tensors | None = None
+) -> Run:
     """Traces the model of the task file at `path` and makes its training ready.
 
     Args:
+        start: parameters and buffers to start from, by their names in the model, instead of the factory's.
         put: stores a blob and returns its name; nothing is stored unless told otherwise.
 
     Raises:
@@ -171,6 +174,7 @@ def prepare_run(path: Path, task: TaskFile, put: Callable[[bytes], str] = blob_n
     """
     train, test = _load_data(path.parent / task.data.file, task.data)
     model = _load_model(path.parent / task.model.file, task.model)
+    _put_into(model, start or {})
     optimizer = _optimizer(task.optimizer)
     example = {name: value[: task.schedule.micro_batch_size] for name, value in train.items()}
     traced = trace(model, loss_function(task.loss), optimizer, example, task.profile)
@@ -246,6 +250,20 @@ def _load_model(path: Path, model: Model) -> nn.Module:
     if not isinstance(built, nn.Module):
         raise TaskFileError(f"{path}: {model.factory} returned {type(built).__name__}, not a torch.nn.Module")
     return built
+
+
+def _put_into(model: nn.Module, start: Tensors) -> None:
+    """Sets those parameters and buffers of `model` that `start` has, which must be of one shape and at least one."""
+    held = dict(model.named_parameters()) | dict(model.named_buffers())
+    shared = held.keys() & start.keys()
+    if start and not shared:
+        raise TaskFileError(f"[model]: shares no parameter with the parent, which has {', '.join(sorted(start))}")
+    with torch.no_grad():
+        for name in sorted(shared):
+            if held[name].shape != start[name].shape:
+                shapes = f"{tuple(held[name].shape)} here, {tuple(start[name].shape)} in the parent"
+                raise TaskFileError(f"[model]: {name} has the shape {shapes}; rename it if it is to be new")
+            held[name].copy_(start[name])
 
 
 def _store_records(put: Callable[[bytes], str], records: Tensors) -> DataSet:

@@ -2,7 +2,7 @@
 
 A proof that names a parent is checked together with its parent, and so on up to a proof that names none. A child's
 initial parameters and buffers must be the parent's final ones, bit for bit, wherever both have one of that name;
-what only the child has (a new head, say) starts where its own specification says, and is reported.
+what only the child has (a new head, say) starts where its own specification says.
 
 What was verified once need not be verified again: a proof's name is a hash over everything in it, so a verdict about
 it never changes. `Remembered` keeps such verdicts in a folder of the verifier's own.
@@ -18,6 +18,7 @@ import msgspec
 from tallystick.canon.hashing import is_name
 from tallystick.errors import Refused
 from tallystick.program.optimizers import Tensors
+from tallystick.proof.commitment import Parent
 from tallystick.proof.directory import Places, Proof, open_proof, read_state
 from tallystick.proof.roots import MODEL_PARTS, tensor_digests
 from tallystick.proof.verdict import Outcome, Verdict
@@ -59,20 +60,32 @@ class Remembered:
 
 def verify_lineage(
     places: Places, parents: Sequence[Places], policy: str, check: Check, remembered: Remembered | None = None
-) -> list[Verdict]:
-    """Verdicts on a proof and all that it descends from, the youngest first; the last one if not all are verified.
+) -> Verdict:
+    """The verdict on a proof together with all that it descends from: `verified` only if all of them are.
 
     Args:
         parents: where proofs lie that the lineage may need.
         policy: what `check` does: `full`, `sample` or `listed`.
         check: verifies one proof by itself.
     """
+    first, *others = _generations(places, parents, policy, check, remembered)
+    if not others or others[-1].outcome == "verified":
+        return msgspec.structs.replace(first, parents=others)
+    failed = others[-1]
+    reason = f"its ancestor {len(others)} back: {failed.reason}"
+    return msgspec.structs.replace(first, outcome=failed.outcome, code=failed.code, reason=reason, parents=others)
+
+
+def _generations(
+    places: Places, parents: Sequence[Places], policy: str, check: Check, remembered: Remembered | None
+) -> list[Verdict]:
+    """Verdicts, the youngest first, up to the first that is not `verified`."""
     known: dict[str, Places] = {}
     for place in parents:
         try:
             known[open_proof(place).signature] = place
         except Refused as refused:
-            return [_refusal(Refused(refused.code, f"parent {place.proof}: {refused.reason}"))]
+            return [_refusal(Refused(refused.code, f"{place.proof}: {refused.reason}"))]
     verdicts: list[Verdict] = []
     child: Proof | None = None
     while len(verdicts) < MAX_GENERATIONS:
@@ -118,10 +131,19 @@ def require_descent(child: Proof, parent: Proof) -> None:
             raise Refused("wrong_parent", f"{name} does not start where the parent ended: {digests}")
 
 
-def new_tensors(child: Proof, parent: Proof) -> list[str]:
-    """Parameters and buffers that the child did not take from its parent."""
-    before, after = ({spec.name for spec in proof.state_specs} for proof in (child, parent))
-    return sorted(name for name in before - after if name.startswith(MODEL_PARTS))
+def parent_of(proof: Proof) -> Parent:
+    """How a commitment names the proof that its training starts from."""
+    return Parent(proof.signature, proof.statement.root)
+
+
+def final_model(proof: Proof) -> Tensors:
+    """The parameters and buffers that a proof ends in, by their names in the model.
+
+    Raises:
+        Refused: why the state cannot be read.
+    """
+    state = read_state(proof, proof.commitment.steps)
+    return {full.partition("/")[2]: value for full, value in state.items() if full.startswith(MODEL_PARTS)}
 
 
 def _model_digests(state: Tensors) -> dict[str, bytes]:

@@ -16,8 +16,8 @@ from tallystick.proof.attestation import (
     sign_envelope,
     training_statement,
 )
-from tallystick.proof.directory import Places, Proof, open_proof, read_state
-from tallystick.proof.roots import MODEL_PARTS
+from tallystick.proof.directory import Places, Proof, open_proof
+from tallystick.proof.lineage import final_model
 
 WEIGHTS: Final = "model.safetensors"
 MODEL: Final = "model"
@@ -40,9 +40,7 @@ def write_release(places: Places, out: Path, key: bytes, name: str) -> None:
     """
     secret = load_signing_key(key)
     proof = open_proof(places)
-    state = read_state(proof, proof.commitment.steps)
-    weights = {full.partition("/")[2]: value for full, value in state.items() if full.startswith(MODEL_PARTS)}
-    data = to_blob(weights)
+    data = to_blob(final_model(proof))
     files = {WEIGHTS: blob_name(data)}
     public = secret.public_key()
     signature = bundle(sign_envelope(model_statement(name, files), secret), public)

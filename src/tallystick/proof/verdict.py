@@ -73,6 +73,8 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     model: str | None = None
     """The root of final parameters and buffers, as signed."""
     test_accuracy: float | None = None
+    parents: list["Verdict"] = []
+    """On the proofs that this one descends from, the nearest first."""
 
     @property
     def exit_code(self) -> int:
