@@ -65,8 +65,9 @@ def test_nodes_know_which_part_of_the_model_they_come_from() -> None:
 )
 def test_an_unknown_operator_is_refused_with_its_name_and_place(function: Callable[[Tensor], Tensor], op: str) -> None:
     reason = refused_function(function)
-    assert reason.startswith(f"model: operator {op}")
-    assert "in 1.1 is not part of exact-v1; replace that layer or function" in reason
+    assert f"operator {op}" in reason
+    assert "1.1" in reason
+    assert "is not part of exact-v1; " in reason
 
 
 def test_an_unknown_operator_in_the_backward_pass_alone_is_refused_with_its_place() -> None:
@@ -113,12 +114,13 @@ def test_python_that_looks_at_values_is_refused_in_one_clear_line(function: Call
     with pytest.raises((TraceError, Refused)) as raised:
         traced(with_function(function))
     assert "\n" not in str(raised.value)
-    assert str(raised.value).startswith(("model: 1.1: ", "model: loss: its Python looks at the values of a tensor"))
+    assert str(raised.value).startswith("model: 1.1: torch.Tensor.")
 
 
 def test_a_branch_on_a_value_says_what_to_do_instead() -> None:
     expected = (
-        "model: 1.1: its Python looks at the values of a tensor; keep them in tensors, for instance with torch.where"
+        "model: 1.1: torch.Tensor.__bool__: its Python looks at the values of a tensor; "
+        "keep them in tensors, for instance with torch.where"
     )
     assert refused_function(branching) == expected
 
@@ -142,7 +144,7 @@ def test_models_with_what_is_not_supported_are_refused() -> None:
     assert "bfloat16 is not part" in refusal(lambda: traced(perceptron().bfloat16()))
     assert "uses torch.float64" in refused_function(lambda x: x.double().float())
     constant = torch.arange(8.0)
-    assert "register a buffer" in refused_function(lambda x: x * constant)
+    assert "hold it by register_buffer" in refused_function(lambda x: x * constant)
     doubles = {"x": torch.zeros(4, FEATURES, dtype=torch.float64), "y": torch.zeros(4, dtype=torch.int64)}
     reason = refusal(lambda: trace(perceptron(), nn.functional.cross_entropy, SGD(), doubles))
     assert "x: torch.float64" in reason

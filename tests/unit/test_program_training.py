@@ -221,5 +221,7 @@ def test_a_weight_that_is_not_finite_is_refused_at_the_start() -> None:
     parameters = {name: value.detach() for name, value in perceptron().named_parameters()}
     parameters["0.weight"][0, 0] = math.nan
     slots = {f"momentum/{name}": torch.zeros_like(value) for name, value in parameters.items()}
-    with pytest.raises(NonFiniteError, match=r"^0: aten\.mm\.default"):
+    with pytest.raises(
+        NonFiniteError, match=r"^step 0, micro-batch 0: 0: aten\.mm\.default: .*; lower the learning rate"
+    ):
         initial_state(training, parameters, slots)

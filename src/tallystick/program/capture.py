@@ -5,6 +5,7 @@ attention is reduced to products and a softmax, recurrent layers to their cells,
 (functionalization); decompositions reduce the rest to a small set. What is left is translated node by node.
 """
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,9 +13,7 @@ from typing import Any, Final, cast
 
 import torch
 from torch import Tensor, fx
-from torch._subclasses.fake_tensor import DataDependentOutputException
 from torch.fx.experimental.proxy_tensor import get_proxy_mode, make_fx
-from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from tallystick.errors import Refused, TallystickError
@@ -26,12 +25,10 @@ from tallystick.program.graph import Arg, Atom, DTypeName, Float, Graph, Node, R
 from tallystick.program.interpreter import DTYPE_NAMES
 from tallystick.program.optimizers import Tensors
 from tallystick.program.places import Places
+from tallystick.program.refusals import LOOKS_AT_MEMORY, cannot_be_recorded, unsupported
 
 PLACEMENT: Final = frozenset({"device", "layout", "pin_memory", "memory_format", "non_blocking"})
 """Keyword arguments that say where and how a tensor lies, not what is in it."""
-LOOKS_AT_VALUES: Final = (
-    "its Python looks at the values of a tensor; keep them in tensors, for instance with torch.where"
-)
 COPIES: Final = {
     "aten.copy.default": 1,
     "aten.alias.default": 0,
@@ -40,10 +37,6 @@ COPIES: Final = {
     "aten.lift_fresh_copy.default": 0,
 }
 """Operators that return one of their arguments, and which: values never change here, so no copy is needed."""
-
-
-class TraceError(TallystickError):
-    """PyTorch could not record the step as a graph."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +77,6 @@ def capture(
                 functional, decomposition_table=table(noise), tracing_mode="fake", _allow_non_fake_inputs=True
             )(*distinct)
             recorded.graph.eliminate_dead_code()
-            _require_no_reading(recorded.graph, places)
             # Once more: some decompositions write in place into what they have just made.
             replay = _Replay(recorded, places.of)
             recorded = make_fx(torch.func.functionalize(replay.run), tracing_mode="fake", _allow_non_fake_inputs=True)(
@@ -92,22 +84,10 @@ def capture(
             )
         recorded.graph.eliminate_dead_code()
         return _Translation(recorded, replay.places).translate([spec_of(n, v) for n, v in example.items()])
-    except Refused:
-        raise
-    except (GuardOnDataDependentSymNode, DataDependentOutputException) as error:
-        raise TraceError(f"model: {places.here}: {LOOKS_AT_VALUES}") from error
-    except TraceError:
+    except TallystickError:
         raise
     except Exception as error:  # make_fx raises whatever the model raises
-        reason = str(error).splitlines()[0][:300] if str(error) else type(error).__name__
-        raise TraceError(f"model: {places.here}: cannot be recorded as a graph: {reason}") from error
-
-
-def _require_no_reading(graph: fx.Graph, places: Places) -> None:
-    """Refuses operators that turn values into Python numbers or into sizes."""
-    for node in graph.nodes:
-        if str(node.target) in {"aten._local_scalar_dense.default", "aten.nonzero.default"}:
-            raise TraceError(f"model: {places.of.get(node.name, places.here)}: {LOOKS_AT_VALUES}")
+        raise cannot_be_recorded(error, places.here, places.call_of(error)) from error
 
 
 def spec_of(name: str, value: Tensor) -> TensorSpec:
@@ -125,6 +105,8 @@ def spec_of(name: str, value: Tensor) -> TensorSpec:
 @contextmanager
 def _reducing() -> Iterator[None]:
     """Attention as products and a softmax, recurrent layers as their cells: not as one opaque operator each."""
+    loud = logging.getLogger("torch._subclasses.fake_tensor")  # prints a traceback for what we then explain
+    was_loud, loud.disabled = loud.disabled, True
     before = torch._C._get_mkldnn_enabled()  # torch.backends.mkldnn.flags warns about GPUs that are not there
     torch._C._set_mkldnn_enabled(False)
     try:
@@ -132,6 +114,7 @@ def _reducing() -> Iterator[None]:
             yield
     finally:
         torch._C._set_mkldnn_enabled(before)
+        loud.disabled = was_loud
 
 
 class _Replay(fx.Interpreter):
@@ -168,7 +151,8 @@ class _Translation:
         self._index, self._inputs = {node: index for index, node in enumerate(placeholders)}, len(placeholders)
         for node in self._recorded.graph.nodes:
             if node.op == "get_attr":
-                self._fill(node, getattr(self._recorded, node.target))
+                place = next((self._places[user.name] for user in node.users if user.name in self._places), "model")
+                self._fill(node, getattr(self._recorded, node.target), place)
             elif node.op == "output":
                 outputs = list(node.args[0])
             elif node.op == "call_function":
@@ -177,13 +161,14 @@ class _Translation:
         refs = [Ref(self._index[node]) for node in [*outputs, *(self._written[place] for place in written)]]
         return Captured(Graph(inputs, self._nodes, refs), written)
 
-    def _fill(self, node: fx.Node, value: Tensor) -> None:
+    def _fill(self, node: fx.Node, value: Tensor, place: str) -> None:
         """A tensor that the model's Python made from numbers; one number can be written into the program."""
         entries = value.reshape(-1)
         if entries.numel() and bool((entries != entries[0]).any()):
             shape = tuple(value.shape)
-            raise Refused("unsupported_model", f"model: makes a constant tensor {shape} as it runs; register a buffer")
-        number = self._atom(entries[0].item() if entries.numel() else 0, "constant", "model")
+            reason = f"model: {place} uses a constant tensor {shape} that is no buffer; hold it by register_buffer"
+            raise Refused("unsupported_model", reason)
+        number = self._atom(entries[0].item() if entries.numel() else 0, "constant", place)
         spec = spec_of("constant", value)
         filled = Node("aten.full.default", [list(spec.shape), number], {"dtype": DTypeName(spec.dtype)}, spec)
         self._add(node, filled)
@@ -225,10 +210,7 @@ class _Translation:
         if op == "aten.as_strided.default":
             op, args = "aten.slice.Tensor", _as_slice(node, place)
         if op not in OPERATORS:
-            raise Refused(
-                "unsupported_operator",
-                f"model: operator {op} in {place} is not part of {ARITHMETIC}; replace that layer or function",
-            )
+            raise Refused("unsupported_operator", unsupported(op, place))
         translated = [self._arg(arg, op, place) for arg in args]
         named = {k: self._arg(v, op, place) for k, v in kwargs.items() if k not in PLACEMENT and v is not None}
         self._add(node, Node(op, translated, named, spec_of(place, node.meta["val"])))
@@ -284,4 +266,4 @@ def _as_slice(node: fx.Node, place: str) -> tuple[Any, ...]:
         start, rest = divmod(offset, base.stride(dim))
         if rest == 0 and start + size[dim] <= base.shape[dim]:
             return (source, dim, start, start + size[dim])
-    raise Refused("unsupported_model", f"model: {place} looks at the memory of a tensor (as_strided); use slices")
+    raise Refused("unsupported_model", f"model: {place}: aten.as_strided.default: {LOOKS_AT_MEMORY}")

@@ -36,6 +36,7 @@ FURTHER = (
     aten.slice_backward,
     aten.select_backward,
     aten.lift_fresh_copy,
+    aten.linalg_vector_norm,
 )
 """Operators beyond the core set that torch can decompose when asked."""
 
@@ -60,6 +61,8 @@ def table(noise: Noise) -> Table:
     """The decompositions to record a step with; random operators draw on `noise`."""
     chosen: Table = cast(Table, dict(core_aten_decompositions().items()))
     chosen |= get_decompositions(FURTHER)
+    # How a tensor lies in memory is no part of its value.
+    chosen[aten.new_empty_strided.default] = lambda x, size, stride, **kwargs: x.new_empty(size)
     del chosen[aten.embedding_dense_backward.default]
     return chosen | {
         aten.native_layer_norm.default: layer_norm,
@@ -68,6 +71,8 @@ def table(noise: Noise) -> Table:
         aten.var_mean.correction: lambda *args, **kwargs: (variance(*args, **kwargs), mean(*args, **kwargs)),
         aten.addmm.default: addmm,
         aten.convolution.default: convolution,
+        aten.max.dim: lambda x, dim, keepdim=False: (x.amax(dim, keepdim), x.argmax(dim, keepdim)),
+        aten.min.dim: lambda x, dim, keepdim=False: (x.amin(dim, keepdim), x.argmin(dim, keepdim)),
         aten.native_dropout.default: lambda x, p, train: dropout(noise, x, p, train),
         aten.bernoulli.p: lambda x, p=0.5, generator=None: (noise.uniform(x.shape) < p).to(x.dtype),
         aten.bernoulli.default: lambda x, generator=None: (noise.uniform(x.shape) < x).to(x.dtype),

@@ -54,7 +54,7 @@ class _Fusion:
         self.first = len(graph.inputs)
         self.specs: list[TensorSpec] = [*graph.inputs, *(node.result for node in graph.nodes)]
         self.constants = {
-            self.first + at: number for at, node in enumerate(graph.nodes) if (number := _constant(node)) is not None
+            self.first + at: number for at, node in enumerate(graph.nodes) if (number := filled_with(node)) is not None
         }
         self.groups = _group(graph, self.specs, self.constants)
 
@@ -114,7 +114,7 @@ class _Fusion:
         return Unit(tuple(members), tuple(reads), tuple(writes), chain)
 
 
-def _constant(node: Node) -> float | None:
+def filled_with(node: Node) -> float | None:
     """The number that a float32 tensor is filled with, if the graph says it."""
     if node.result.dtype != "float32":
         return None

@@ -15,11 +15,13 @@ from torch import Tensor, nn
 
 from tallystick.errors import Refused
 from tallystick.exact import ARITHMETIC
-from tallystick.program.capture import Captured, TraceError, capture, spec_of
+from tallystick.program.capture import Captured, capture, spec_of
 from tallystick.program.decompositions import Noise
+from tallystick.program.fusion import filled_with
 from tallystick.program.graph import Graph, Profile, StepProgram, TensorSpec
 from tallystick.program.optimizers import Optimizer, Tensors
 from tallystick.program.places import Places
+from tallystick.program.refusals import TraceError
 
 __all__ = ["Loss", "TraceError", "Traced", "specs", "trace"]
 
@@ -51,6 +53,9 @@ def trace(model: nn.Module, loss: Loss, optimizer: Optimizer, batch: Tensors, pr
         Refused: `unsupported_operator`, `unsupported_dtype` or `unsupported_model`, naming the place in the model.
         TraceError: the model's Python cannot be recorded, for instance because it branches on values.
     """
+    for name, parameter in model.named_parameters():
+        if isinstance(parameter, nn.parameter.UninitializedParameter):
+            raise Refused("unsupported_model", f"model: {name} has no shape yet; run the model on one batch first")
     parameters = {name: value.detach() for name, value in model.named_parameters() if value.requires_grad}
     buffers = {name: value.detach() for name, value in model.named_parameters() if not value.requires_grad}
     buffers |= {name: value.detach() for name, value in model.named_buffers()}
@@ -58,9 +63,15 @@ def trace(model: nn.Module, loss: Loss, optimizer: Optimizer, batch: Tensors, pr
         raise Refused("unsupported_model", "model: no parameter requires a gradient; there is nothing to train")
     slots = optimizer.slots(parameters)
     gradient = _gradient(model, loss, parameters, buffers, batch)
-    moved = [[*parameters, *buffers][place] for place in gradient.written]
-    if any(name in parameters for name in moved):
-        raise Refused("unsupported_model", f"model: {moved[0]} is a parameter, and the forward pass writes into it")
+    moved = [[*parameters, *buffers, *batch][place] for place in gradient.written]
+    for name in moved:
+        if name not in buffers:
+            kind = "a parameter" if name in parameters else "a tensor of the batch"
+            reason = (
+                f"model: {name} is {kind}, and the step writes into it in place; make a new tensor, or clone it first"
+            )
+            raise Refused("unsupported_model", reason)
+    _require_loss(gradient.graph, list(parameters))
     program = StepProgram(
         arithmetic=ARITHMETIC,
         profile=profile,
@@ -99,7 +110,7 @@ def _gradient(model: nn.Module, loss: Loss, parameters: Tensors, buffers: Tensor
     if len(example) != len(parameters) + len(buffers) + len(batch) + 1:
         raise Refused("unsupported_model", "model: a batch tensor has the name of a parameter or buffer; rename it")
     with _mode(model, training=True):
-        return capture(Places(model, "loss"), gradient, example, Noise(), key=True)
+        return capture(Places(model, "loss", training=True), gradient, example, Noise(), key=True)
 
 
 def _predict(model: nn.Module, parameters: Tensors, buffers: Tensors, batch: Tensors) -> Captured:
@@ -140,11 +151,26 @@ def main_output(output: Any) -> Tensor:
     if isinstance(output, Tensor):
         return output
     chosen = getattr(output, "logits", None)
+    if chosen is None and isinstance(output, dict):
+        chosen = output.get("logits")
     if chosen is None and isinstance(output, tuple | list) and output:
         chosen = output[0]
     if not isinstance(chosen, Tensor):
         raise Refused("unsupported_model", f"model: its output is a {type(output).__name__} without a tensor `logits`")
     return chosen
+
+
+def _require_loss(graph: Graph, parameters: list[str]) -> None:
+    """The loss is one float32 number and depends on a parameter."""
+    made = {len(graph.inputs) + at: node for at, node in enumerate(graph.nodes)}
+    loss = graph.outputs[len(parameters)].index
+    spec = made[loss].result if loss in made else graph.inputs[loss]
+    if spec.dtype != "float32" or spec.shape != ():
+        raise Refused("unsupported_model", f"model: loss: it is {spec.dtype} {spec.shape}; return one float32 number")
+    gradients = [made.get(ref.index) for ref in graph.outputs[: len(parameters)]]
+    if all(node is not None and filled_with(node) == 0 for node in gradients):
+        reason = "model: loss: it depends on no parameter; do not detach it, or compute it without torch.no_grad"
+        raise Refused("unsupported_model", reason)
 
 
 def _moved_before_loss(captured: Captured, count: int) -> Graph:

@@ -12,7 +12,8 @@ number of the step is bound beside it, by whoever names the state.
 """
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
@@ -20,7 +21,7 @@ import torch
 from torch import Tensor
 
 from tallystick.canon.hashing import digest
-from tallystick.errors import Refused
+from tallystick.errors import NonFiniteError, Refused
 from tallystick.exact import accumulate
 from tallystick.exact.random import permutation
 from tallystick.exact.rounding import canonical
@@ -32,6 +33,7 @@ from tallystick.program.spec import TrainingSpec
 
 MEMORY_LIMIT: Final = 8 * 2**30
 """Most bytes that one graph of a program may need at once."""
+DIVERGED: Final = "lower the learning rate, limit the gradient (clip_norm), or check the records"
 LOSS, PEAKS = "loss", "peaks"
 SUMMED_AS: Final[dict[str, DType]] = {"float32": "int32", "int64": "int64"}
 """What the new values of a moved buffer travel as: fixed-point sums, or for integers the largest so far."""
@@ -142,18 +144,36 @@ def contribution(training: Training, state: Tensors, step: int, micro_batch: int
     """What one micro-batch adds to a step: gradients and moved buffers in fixed point, their peaks, and its loss.
 
     Raises:
-        NonFiniteError: training has diverged; the message names the operator.
+        NonFiniteError: training has diverged; the message names the step, the operator and its place.
     """
     gradients, moved, loss = _gradient(training, state, step, micro_batch)
-    count = training.spec.micro_batches
     summed = _accumulated(gradients, moved)
-    both = {n: accumulate.fixed_and_peak(value, state[f"exponent/{n}"], count) for n, value in summed.items()}
+    with _diverging(step, micro_batch):
+        both = {name: _fixed_and_peak(training, state, name, value) for name, value in summed.items()}
+        fixed_loss = accumulate.loss_to_fixed(loss)
     fixed = {name: part for name, (part, _) in both.items()}
     parts = {f"gradient/{name}": fixed[name] for name in gradients}
     parts |= {f"moved/{name}": fixed.get(name, value) for name, value in moved.items()}
     parts[PEAKS] = torch.stack([peak for _, peak in both.values()])
-    parts[LOSS] = accumulate.loss_to_fixed(loss)
+    parts[LOSS] = fixed_loss
     return parts
+
+
+@contextmanager
+def _diverging(step: int, micro_batch: int) -> Iterator[None]:
+    try:
+        yield
+    except NonFiniteError as error:
+        raise NonFiniteError(f"step {step}, micro-batch {micro_batch}: {error}; {DIVERGED}") from None
+    except Refused as error:
+        raise Refused(error.code, f"step {step}, micro-batch {micro_batch}: {error.reason}") from None
+
+
+def _fixed_and_peak(training: Training, state: Tensors, name: str, value: Tensor) -> tuple[Tensor, Tensor]:
+    try:
+        return accumulate.fixed_and_peak(value, state[f"exponent/{name}"], training.spec.micro_batches)
+    except NonFiniteError as error:
+        raise NonFiniteError(f"{name}: {error}") from None
 
 
 def combine(parts: Iterable[Tensors]) -> Tensors:
@@ -246,7 +266,8 @@ def _gradient(training: Training, state: Tensors, step: int, micro_batch: int) -
     chosen = record_indices(training, step, micro_batch)
     batch = [training.records[spec.name][chosen] for spec in training.program.batch]
     key = noise_key(training.spec.seed, step, micro_batch)
-    *values, loss = run(training.gradient, [*_held(training, state), *batch, key])
+    with _diverging(step, micro_batch):
+        *values, loss = run(training.gradient, [*_held(training, state), *batch, key])
     count = len(training.parameters)
     gradients = dict(zip(training.parameters, values[:count], strict=True))
     return gradients, dict(zip(training.moved, values[count:], strict=True)), loss
