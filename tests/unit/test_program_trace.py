@@ -47,7 +47,7 @@ def test_a_program_holds_only_operators_of_the_table_and_can_be_decoded() -> Non
 def test_nodes_know_which_part_of_the_model_they_come_from() -> None:
     program = traced(with_function(lambda x: x * 2))
     forward = [node.result.name for node in program.predict.nodes]
-    assert forward == ["0", "0", "1.0", "1.1", "2", "2"]
+    assert forward == ["0", "0", "0", "1.0", "1.1", "2", "2", "2"]
     places = list(dict.fromkeys(node.result.name for node in program.gradient.nodes))
     gradients = [f"gradient of {place}" for place in ("loss", "2", "1.1", "1.0", "0")]
     assert places == ["0", "1.0", "1.1", "2", "loss", *gradients]
