@@ -17,7 +17,7 @@ from tallystick.canon.identity import Key
 from tallystick.proof.tolerant import Recorder, Run
 from tallystick.proof.tolerant import record as r
 from tallystick.proof.tolerant.calibrate import calibrate
-from tallystick.proof.tolerant.files import reading
+from tallystick.proof.tolerant.files import reader
 from tallystick.proof.tolerant.record import Entry, Link, Manifest, Record, checkpoint_name, read_record
 from tallystick.proof.tolerant.run import Setup
 from tallystick.proof.tolerant.state import Checkpoint, decode_checkpoint, encode_checkpoint
@@ -117,8 +117,7 @@ def tolerance_of(paths: Sequence[Path], setup: Setup = setup) -> Tolerance:
 
 
 def read(path: Path) -> Record:
-    with reading(path) as opened:
-        return read_record(opened)
+    return read_record(reader(path))
 
 
 def checkpoint(path: Path, step: int) -> Checkpoint:

@@ -17,7 +17,7 @@ from tallystick.proof.tolerant.baseline2021 import (
     uniform_probability,
     verify_2021,
 )
-from tallystick.proof.tolerant.files import reading
+from tallystick.proof.tolerant.files import reader
 from tallystick.proof.tolerant.record import read_record
 from tallystick.proof.tolerant.run import Setup
 from tallystick.proof.tolerant.state import Checkpoint
@@ -52,9 +52,9 @@ def tolerance(records: list[Path]) -> Tolerance:
 
 
 def judged(path: Path, tolerance: Tolerance, setup: Setup = setup, q: int = 2) -> Verdict2021:
-    with reading(path) as read:
-        delta = FRACTION_OF_REFERENCE * tolerance.reference.l2
-        return verify_2021(read_record(read), read, setup, delta=delta, epochs=EPOCHS, q=q)
+    read = reader(path)
+    delta = FRACTION_OF_REFERENCE * tolerance.reference.l2
+    return verify_2021(read_record(read), read, setup, delta=delta, epochs=EPOCHS, q=q)
 
 
 def test_an_honest_record_is_valid(records: list[Path], tolerance: Tolerance) -> None:

@@ -69,6 +69,11 @@ def test_what_cannot_be_read_exits_with_1(folder: Path) -> None:
                 "--tolerance", folder / "tolerance.json").exit_code == 1  # fmt: skip
 
 
+def test_verify_says_what_a_record_is(folder: Path) -> None:
+    result = call("verify", folder / "run-1")
+    assert result.exit_code == 1 and "check-record" in result.output
+
+
 def test_code_in_the_record_is_never_run(folder: Path) -> None:
     (folder / "run-2" / "training.py").write_text("raise SystemExit('executed')")
     assert check(folder, "run-2").exit_code == 3

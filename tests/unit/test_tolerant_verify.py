@@ -103,13 +103,14 @@ def test_another_learning_rate_is_found(records: list[Path], tolerance: Toleranc
     assert "0.05" in report.reason and "0.02" in report.reason
 
 
+@pytest.mark.parametrize("step", [0, STEPS])
 def test_a_learning_rate_inside_a_checkpoint_is_not_obeyed(
-    records: list[Path], tolerance: Tolerance, tmp_path: Path
+    records: list[Path], tolerance: Tolerance, tmp_path: Path, step: int
 ) -> None:
     """The way in of the infinitesimal update: the 2021 verifier trains with the prover's settings."""
-    state = checkpoint(records[0], INTERVAL)
+    state = checkpoint(records[0], step)
     details = msgspec.structs.replace(state.details, groups=[{**state.details.groups[0], "lr": "1e-12"}])
-    forged = forge(records[0], tmp_path / "f", checkpoints={INTERVAL: type(state)(details, state.tensors)})
+    forged = forge(records[0], tmp_path / "f", checkpoints={step: type(state)(details, state.tensors)})
     report = check(forged, tolerance)
     assert (report.outcome, report.code) == ("mismatch", "wrong_settings")
 

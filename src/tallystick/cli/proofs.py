@@ -58,9 +58,12 @@ def verify(
     from tallystick.proof.directory import Places
     from tallystick.proof.lineage import Remembered, verify_lineage
     from tallystick.proof.report import write_report
+    from tallystick.proof.tolerant.record import MANIFEST as RECORD
     from tallystick.proof.verify import How
     from tallystick.proof.verify import verify as verify_proof
 
+    if (proof / RECORD).is_file():
+        fail(f"{proof}: is a record of the tolerant mode, and never verified; use `tallystick check-record`")
     one_torch_thread()
     how = How(_policy(full, sample, segments, nonce), jobs, ray, max_steps)
     places = Places(proof, data, checkpoints)

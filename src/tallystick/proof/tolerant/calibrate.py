@@ -12,7 +12,7 @@ from typing import Final
 
 from tallystick.errors import TallystickError
 from tallystick.proof.tolerant.distances import Distances, distances, largest, mean
-from tallystick.proof.tolerant.files import Read, reading
+from tallystick.proof.tolerant.files import Read, reader
 from tallystick.proof.tolerant.record import Record, read_record
 from tallystick.proof.tolerant.replay import GROUPS, Different, Replayed, fresh_run, load_checkpoint, replay, trainable
 from tallystick.proof.tolerant.run import Setup
@@ -56,14 +56,14 @@ def calibrate(
     finals, found = [], []
     total = sum(min(replays, len(record.segments)) for record in records)
     for path, record in zip(paths, records, strict=True):
-        with reading(path) as read:
-            run = fresh_run(setup, record.manifest.seed)
-            last = record.segments[-1]
-            finals.append(groups_of_tensors(load_checkpoint(read, run, last.end, last.after), trainable(run)))
-            for number in uniform(record, nonce, replays):
-                found.append(_replayed(path, setup, record, read, number))
-                if on_replay is not None:
-                    on_replay(len(found), total)
+        read = reader(path)
+        run = fresh_run(setup, record.manifest.seed)
+        last = record.segments[-1]
+        finals.append(groups_of_tensors(load_checkpoint(read, run, last.end, last.after), trainable(run)))
+        for number in uniform(record, nonce, replays):
+            found.append(_replayed(path, setup, record, read, number))
+            if on_replay is not None:
+                on_replay(len(found), total)
     reference = {
         group: mean([distances(left[group], right[group]) for left, right in combinations(finals, 2)])
         for group in GROUPS
@@ -103,8 +103,8 @@ def _tolerance(
 
 
 def _read(path: Path) -> Record:
-    with reading(path) as read:
-        return read_record(read)
+    read = reader(path)
+    return read_record(read)
 
 
 def _comparable(records: Sequence[Record]) -> None:

@@ -1,15 +1,9 @@
 """A report as one web page without scripts; everything that came from a record is escaped."""
 
 from html import escape
-from typing import Final
 
+from tallystick.proof.report import STYLE
 from tallystick.proof.tolerant.verdict import Report
-
-STYLE: Final = (
-    "body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}"
-    "table{border-collapse:collapse}td,th{border:1px solid #bbb;padding:.3rem .6rem;text-align:left;vertical-align:top}"
-    "code{overflow-wrap:anywhere}"
-)
 
 
 def page(report: Report) -> str:

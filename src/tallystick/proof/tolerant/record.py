@@ -23,7 +23,7 @@ COMMITMENT: Final = "commitment"
 TRANSCRIPT: Final = "steps.jsonl"
 SIGNATURE: Final = "signature"
 COMMITMENT_DOMAIN: Final = "tallystick/tolerant/commitment"
-SIGNATURE_DOMAIN: Final = "tallystick/tolerant/record"
+SIGNATURE_DOMAIN: Final = "tallystick/tolerant/signature"
 UNSIGNED: Final = b'{"manifest":"'
 """How a statement that nobody signed begins; a signed one begins with a public key."""
 

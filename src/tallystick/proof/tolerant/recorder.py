@@ -23,7 +23,7 @@ from tallystick.canon.identity import Key
 from tallystick.errors import Refused, TallystickError
 from tallystick.proof.tolerant import record as r
 from tallystick.proof.tolerant.data import batch_digest, data_root, record_digests
-from tallystick.proof.tolerant.files import Read, append, reading, write_whole
+from tallystick.proof.tolerant.files import Read, append, reader, write_whole
 from tallystick.proof.tolerant.record import Entry, Link, Manifest, checkpoint_name
 from tallystick.proof.tolerant.run import Dataset, Run, advance, as_float
 from tallystick.proof.tolerant.seeding import batch_of_step, seed_step
@@ -197,23 +197,23 @@ class Recorder:
     def _resume(self) -> None:
         if (self._folder / r.SIGNATURE).exists():
             raise RecordError(f"{self._folder}: holds a finished record; choose another directory")
-        with reading(self._folder) as read:
-            encoded = read(r.MANIFEST, r.MAX_MANIFEST_BYTES)
-            manifest = r.decode_manifest(encoded)
-            self._refuse_another_run(manifest)
-            self._manifest = manifest
-            links = _whole_links(read(r.TRANSCRIPT, r.MAX_TRANSCRIPT_BYTES), blob_name(encoded))
-            limit = checkpoint_limit(self._run.model)
-            while True:
-                done = len(links)
-                name = links[-1].entry.checkpoint if links else manifest.initial
-                if name is not None and (self._at is None or self._at == done):
-                    data = _checkpoint_bytes(read, done, limit, name)
-                    if data is not None:
-                        break
-                if not links or (self._at is not None and done < self._at):
-                    raise RecordError(self._nowhere_to_go_on())
-                links.pop()
+        read = reader(self._folder)
+        encoded = read(r.MANIFEST, r.MAX_MANIFEST_BYTES)
+        manifest = r.decode_manifest(encoded)
+        self._refuse_another_run(manifest)
+        self._manifest = manifest
+        links = _whole_links(read(r.TRANSCRIPT, r.MAX_TRANSCRIPT_BYTES), blob_name(encoded))
+        limit = checkpoint_limit(self._run.model)
+        while True:
+            done = len(links)
+            name = links[-1].entry.checkpoint if links else manifest.initial
+            if name is not None and (self._at is None or self._at == done):
+                data = _checkpoint_bytes(read, done, limit, name)
+                if data is not None:
+                    break
+            if not links or (self._at is not None and done < self._at):
+                raise RecordError(self._nowhere_to_go_on())
+            links.pop()
         self._put_back(data, done)
         write_whole(self._folder / r.TRANSCRIPT, r.encode_links(links))
         self._chain = links[-1].chain if links else r.start(blob_name(encoded))

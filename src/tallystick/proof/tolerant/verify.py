@@ -11,7 +11,7 @@ import torch
 from tallystick.errors import Refused
 from tallystick.proof.tolerant.data import DataError, batch_digest, data_root, record_digests
 from tallystick.proof.tolerant.distances import Distances, distances
-from tallystick.proof.tolerant.files import Read, reading
+from tallystick.proof.tolerant.files import Read, reader
 from tallystick.proof.tolerant.record import Record, read_record
 from tallystick.proof.tolerant.replay import (
     GROUPS,
@@ -53,9 +53,9 @@ def check_record(path: Path, setup: Setup, policy: Policy, on_segment: OnSegment
         setup: the verifier's own training code. It runs with all rights of this process: never take it from the record.
     """
     try:
-        with reading(path) as read:
-            record = read_record(read)
-            report = _check(record, read, setup, policy, on_segment)
+        read = reader(path)
+        record = read_record(read)
+        report = _check(record, read, setup, policy, on_segment)
     except (Refused, DataError, StateError) as error:
         code = error.code if isinstance(error, Refused) else "bad_data"
         return Report(outcome="could_not_check", code=code, reason=getattr(error, "reason", str(error)))
