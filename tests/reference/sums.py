@@ -114,7 +114,7 @@ def _places(lines: Array, largest: bool) -> Array:
 
 def truth(every: bool) -> Any:
     def kernel(x: Array, dims: Any = None, keepdim: bool = False) -> Array:
-        dims = dims_of(x, [] if dims is None else dims)
+        dims = () if dims == [] else dims_of(x, dims)
         lines, shape = as_lines(x != 0, dims)
         result = lines.all(-1) if every else lines.any(-1)
         return kept(result.reshape(shape).astype(U8 if x.dtype == U8 else BOOL), x, dims, keepdim)

@@ -205,6 +205,11 @@ def test_what_scales_refuses_what_is_not_finite(kind: str) -> None:
         compare(op, *args)
 
 
+def test_lists_of_no_dimensions() -> None:
+    for name in ("sum.dim_IntList", "mean.dim", "amax.default", "amin.default", "any.dims", "all.dims"):
+        compare(f"aten.{name}", EDGES.reshape(3, 13), [])
+
+
 def test_a_masked_softmax_and_a_line_of_nothing_else() -> None:
     masked = torch.tensor([[-math.inf, 1.0, -math.inf, 2.0], [-math.inf] * 4])
     for op in ("aten._softmax.default", "aten._log_softmax.default"):
