@@ -5,7 +5,7 @@ import sys
 import typer
 
 from tallystick import __version__
-from tallystick.cli import claims, data, demo, keys, network, proofs, selftest, tolerant, train
+from tallystick.cli import attacks, claims, data, demo, keys, network, proofs, selftest, tolerant, train
 from tallystick.cli.output import fail
 from tallystick.errors import TallystickError
 
@@ -47,6 +47,7 @@ app.command()(claims.resolve)
 app.command()(claims.export)
 app.command()(tolerant.calibrate)
 app.command()(tolerant.check_record)
+app.command()(attacks.attacks)
 app.command()(keys.keygen)
 app.command()(selftest.selftest)
 app.add_typer(data.data, name="data")

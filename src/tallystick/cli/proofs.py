@@ -40,6 +40,9 @@ def verify(
     jobs: int = typer.Option(1, "--jobs", "-j", min=1, max=1024, help="Processes; each takes whole segments."),
     ray: bool = typer.Option(False, "--ray", help="Re-execute on a Ray cluster; needs the extra `ray`."),
     max_steps: int | None = typer.Option(None, min=1, help="Refuse if more steps would have to be re-executed."),
+    spec: str | None = typer.Option(
+        None, "--spec", help="Take no proof but of the training with this SHA-256 of spec.json."
+    ),
     html: Path | None = typer.Option(None, "--html", help="Write a report: one file that any browser opens."),
     json: bool = typer.Option(False, "--json", help="Print the verdict as JSON."),
     quiet: bool = typer.Option(False, "--quiet", "-q", help="No progress on standard error."),
@@ -65,7 +68,7 @@ def verify(
     if (proof / RECORD).is_file():
         fail(f"{proof}: is a record of the tolerant mode, and never verified; use `tallystick check-record`")
     one_torch_thread()
-    how = How(_policy(full, sample, segments, nonce), jobs, ray, max_steps)
+    how = How(_policy(full, sample, segments, nonce), jobs, ray, max_steps, spec)
     places = Places(proof, data, checkpoints)
     columns = (
         TextColumn("verifying"),

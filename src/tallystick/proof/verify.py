@@ -42,6 +42,8 @@ class How:
     ray: bool = False
     max_steps: int | None = None
     """More steps than this are not re-executed."""
+    spec: str | None = None
+    """Name of the training specification that is wanted; a proof of any other one is a mismatch."""
 
 
 @dataclass
@@ -63,7 +65,12 @@ def verify(places: Places, how: How = How(), on_progress: OnProgress | None = No
     try:
         segments = chosen(how.policy, proof.commitment, proof.signature)
         _require_few_steps(proof.commitment, segments, how.max_steps)
-        verdict = _check(proof, segments, how, on_progress or (lambda done, steps, loss: None))
+        unwanted = _unwanted(proof, how)
+        verdict = (
+            _mismatch(unwanted, _Found())
+            if unwanted
+            else _check(proof, segments, how, on_progress or (lambda done, steps, loss: None))
+        )
     except Refused as refused:
         verdict = _could_not_check(refused.code, refused.reason)
     return msgspec.structs.replace(
@@ -82,6 +89,14 @@ def verify(places: Places, how: How = How(), on_progress: OnProgress | None = No
         final_root=proof.statement.root,
         model=proof.statement.model,
     )
+
+
+def _unwanted(proof: Proof, how: How) -> Difference | None:
+    """Whoever wrote the specification chose seed, start, records and learning rate, so it must not be the prover."""
+    if how.spec is None or how.spec == proof.spec_name:
+        return None
+    reason = "the proof is of another training specification than the one that is wanted"
+    return Difference("unwanted_spec", reason, expected=how.spec, found=proof.spec_name)
 
 
 def _check(proof: Proof, segments: list[int], how: How, on_progress: OnProgress) -> Verdict:
