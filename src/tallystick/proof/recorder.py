@@ -162,9 +162,8 @@ def _diverged(recorder: Recorder, error: NonFiniteError) -> DivergedError:
     name = LAST_GOOD.format(recorder.step)
     write_durably(recorder.path, name, to_blob(recorder.state))
     return DivergedError(
-        f"step {recorder.step}: training has diverged at {error}. The last good state, before this step, is "
-        f"{recorder.path / name}. Lower the learning rate, warm it up, or limit gradients (clip_norm in [optimizer]), "
-        "and train into a new directory"
+        f"training has diverged: {error}. The last good state, before step {recorder.step}, is "
+        f"{recorder.path / name}; change the task and train into a new directory"
     )
 
 
