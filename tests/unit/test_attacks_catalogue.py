@@ -11,7 +11,7 @@ from tallystick.proof.attacks.records import FORGERIES
 from tallystick.proof.attacks.run import ATTACKS
 from tallystick.proof.attacks.sampling import TRIALS, measure, wilson
 from tallystick.proof.commitment import Commitment
-from tallystick.proof.policy import draw
+from tallystick.proof.policy import chosen, draw
 
 
 def test_every_row_is_there_and_says_where_it_stands() -> None:
@@ -77,8 +77,7 @@ def test_a_draw_that_spares_a_segment_would_be_noticed(monkeypatch: pytest.Monke
     """The defense removed: a sampler that never draws one segment is far outside of the interval."""
     from tallystick.proof.attacks import sampling
 
-    fair = sampling.chosen
-    monkeypatch.setattr(sampling, "chosen", lambda *given: [index for index in fair(*given) if index != 3])
+    monkeypatch.setattr(sampling, "chosen", lambda *given: [index for index in chosen(*given) if index != 3])
     assert not any(m.within for m in measure(commitment(), "1" * 64, 3) if m.drawn > 1)
 
 

@@ -26,7 +26,7 @@ from tallystick.proof.attacks.steering import optimized_records
 from tallystick.proof.tolerant import record as r
 from tallystick.proof.tolerant.baseline2021 import FRACTION_OF_REFERENCE, verify_2021
 from tallystick.proof.tolerant.calibrate import calibrate
-from tallystick.proof.tolerant.files import reading
+from tallystick.proof.tolerant.files import reader
 from tallystick.proof.tolerant.record import checkpoint_name, read_record
 from tallystick.proof.tolerant.recorder import Recorder
 from tallystick.proof.tolerant.run import Run, Setup
@@ -361,14 +361,14 @@ def ask_tolerant(bench: FloatBench, forgery: Forgery) -> Finding:
 
 def ask_2021(bench: FloatBench, forgery: Forgery) -> Finding:
     """The verifier of 2021, which has its own code and takes the records from the prover."""
-    with reading(forgery.path) as read:
-        try:
-            record = read_record(read)
-            verdict = verify_2021(
-                record, read, setup_on(forgery.data or bench.data), delta=bench.delta, epochs=forgery.epochs, q=Q
-            )
-        except Refused as refused:
-            return Finding("caught", refused.code)
+    read = reader(forgery.path)
+    try:
+        record = read_record(read)
+        verdict = verify_2021(
+            record, read, setup_on(forgery.data or bench.data), delta=bench.delta, epochs=forgery.epochs, q=Q
+        )
+    except Refused as refused:
+        return Finding("caught", refused.code)
     if verdict.valid:
         return Finding("accepted", "valid")
     unlikely = verdict.start_p is not None and verdict.start_p < 0.01
