@@ -33,12 +33,12 @@ class Attack:
     code: str
     """What the exact verifier says to it."""
     policy: Policy = FULL
-    judge: Callable[[Path], Finding] | None = None
+    judge: Callable[[Bench, Path], Finding] | None = None
     """Asks in another way than by verifying a proof."""
 
     def ask(self, bench: Bench, path: Path) -> Finding:
         """The exact verifier's finding on the forgery at `path`."""
         if self.judge is not None:
-            return self.judge(path)
+            return self.judge(bench, path)
         verdict = verify(Places(path), bench.how(self.policy))
         return Finding("accepted" if verdict.outcome == "verified" else "caught", verdict.code)

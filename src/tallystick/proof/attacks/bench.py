@@ -27,7 +27,7 @@ from tallystick.program.tensors import to_blob
 from tallystick.program.trace import specs, trace
 from tallystick.program.training import Training, initial_state, prepare_training, train_step
 from tallystick.proof import manifest as m
-from tallystick.proof.commitment import Commitment, commitment_of, sign_commitment
+from tallystick.proof.commitment import Commitment, Parent, commitment_of, sign_commitment
 from tallystick.proof.directory import Places, Proof, open_proof
 from tallystick.proof.manifest import FileName, Statement
 from tallystick.proof.policy import FULL, Policy
@@ -156,9 +156,18 @@ def start_from(training: Training, seed: int) -> Tensors:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = network()
-    slots = {spec.name: torch.zeros(spec.shape) for spec in training.program.slots}
-    parameters = {name: value.detach() for name, value in model.named_parameters()}
-    return initial_state(training, parameters, slots, dict(model.named_buffers()))
+    parameters = {f"parameter/{name}": value.detach() for name, value in model.named_parameters()}
+    return begun(training, parameters | {f"buffer/{name}": value for name, value in model.named_buffers()})
+
+
+def begun(training: Training, model: Tensors) -> Tensors:
+    """The state before step 0 with the parameters and buffers of `model`: no momentum, and the exponents that fit."""
+    return initial_state(
+        training,
+        {name: model[f"parameter/{name}"] for name in training.parameters},
+        {spec.name: torch.zeros(spec.shape) for spec in training.program.slots},
+        {name: model[f"buffer/{name}"] for name in training.buffers},
+    )
 
 
 def trajectory(training: Training, initial: Tensors) -> list[Tensors]:
@@ -168,10 +177,11 @@ def trajectory(training: Training, initial: Tensors) -> list[Tensors]:
     return states
 
 
-def record(path: Path, run: Run, key: Key) -> Proof:
-    """An honest proof of any specification."""
+def record(path: Path, run: Run, key: Key, parent: Parent | None = None) -> Proof:
+    """An honest proof of any specification; that it starts from `parent` is what it says."""
     spec = run.training.spec
-    commitment = commitment_of(spec, blob_name(encode_spec(spec)), run.training.program, segment=SEGMENT)
+    name = blob_name(encode_spec(spec))
+    commitment = commitment_of(spec, name, run.training.program, segment=SEGMENT, parent=parent)
     with Recorder(path, key, run, commitment) as recorder:
         for step in range(recorder.commitment.steps):
             recorder.add(*train_step(run.training, recorder.state, step))
@@ -188,12 +198,14 @@ def forge(
     initial: Tensors | None = None,
     train: Tensors | None = None,
     segment: int = SEGMENT,
+    leaps: Mapping[int, Tensors] | None = None,
 ) -> Path:
     """A proof of the client's specification by a prover who steps as it likes and writes that down faultlessly.
 
     Args:
         claimed: what the batches in the transcript are computed from; the client's training if not given.
         initial, train: what lies in the proof in place of the specified start and records.
+        leaps: steps at which a segment starts from another state than the one before ended in.
     """
     commitment = bench.commitment(segment)
     state = initial or bench.initial
@@ -212,6 +224,9 @@ def forge(
     links = b""
     with Writer(path) as writer:
         for step in range(commitment.steps):
+            if leaps and step in leaps:
+                state = leaps[step]
+                scribe = Scribe(claimed or bench.training, commitment, scribe.link, state, step)
             state, total = stepper(step, state)
             if not commitment.rooted(step):
                 links += scribe.pass_over(int(total["loss"]))

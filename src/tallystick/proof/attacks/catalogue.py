@@ -76,7 +76,7 @@ ROWS: Final = (
         note="a verifier's own machine is checked by `tallystick selftest`"),
     Row(25, "dishonest referee exchange", "Verde", "to win a dispute by stalling or by false openings",
         "signed moves, deadlines, openings that are checked against roots",
-        "elsewhere", "the tests of the dispute game"),
+        "elsewhere", "tests/unit/test_dispute_game.py: a referee and liars"),
     Row(26, "lazy auditor", "Incentive-secure PoL", "an auditor's pay for saying yes",
         "a verdict that others refute costs the auditor's stake",
         "elsewhere", "tests/unit/test_ledger_stories.py: the ledger's rules"),

@@ -89,7 +89,7 @@ def with_mask_of(training: Training, seed: int, step: int) -> Training:
 def best_of_n(bench: Bench, path: Path) -> object:
     """Row 17: several whole trainings, of which only the best is shown: honest, of a specification of its own."""
     training = with_seed(bench.training, best_seed(bench))
-    return b.record(path, b.specified(training, bench.run.program, bench.initial), b.ATTACKER)
+    return b.record(path, b.specified(training, bench.run.program, b.begun(training, bench.initial)), b.ATTACKER)
 
 
 def own_tolerance(bench: Bench, path: Path) -> Path:

@@ -16,7 +16,7 @@ from tallystick.program.training import train_step
 from tallystick.proof import manifest as m
 from tallystick.proof.attacks import bench as b
 from tallystick.proof.attacks.attempt import Attack
-from tallystick.proof.attacks.bench import Bench, forge, tampering
+from tallystick.proof.attacks.bench import Bench, forge, honestly, tampering
 from tallystick.proof.commitment import sign_commitment
 from tallystick.proof.policy import Sample
 
@@ -32,12 +32,7 @@ MEAN: Final = "buffer/1.running_mean"
 
 def stitched(bench: Bench, path: Path) -> Path:
     """Row 6: the first half of one honest run, then the second half of another on the same records."""
-
-    def stepper(step: int, state: Tensors) -> tuple[Tensors, Tensors]:
-        before = state if step != SEAM else bench.other_run[SEAM]
-        return train_step(bench.training, before, step)
-
-    return forge(bench, path, stepper)
+    return forge(bench, path, honestly(bench), leaps={SEAM: bench.other_run[SEAM]})
 
 
 def injected_momentum(bench: Bench, path: Path) -> Path:

@@ -76,7 +76,7 @@ def repeated_key(bench: Bench, path: Path) -> None:
     resign(path, {m.SEGMENTS: re.sub(rb'"mean_loss":', b'"mean_loss":1,"mean_loss":', lines, count=1)})
 
 
-def node_as_leaf(path: Path) -> Finding:
+def node_as_leaf(bench: Bench, path: Path) -> Finding:
     """Row 22: under the root of a tensor of two chunks, one chunk is opened that is made of the two chunks' hashes."""
     genuine = (torch.arange(2 * CHUNK_BYTES) % 251).to(torch.uint8)
     root = records_root({"x": genuine})

@@ -11,10 +11,14 @@ from torch.func import functional_call
 
 from tallystick.exact.rounding import canonical
 from tallystick.program.optimizers import Tensors
-from tallystick.program.training import initial_state, record_indices, train_step
+from tallystick.program.training import record_indices, train_step
 from tallystick.proof.attacks import bench as b
-from tallystick.proof.attacks.attempt import Attack
+from tallystick.proof.attacks.attempt import Attack, Finding
 from tallystick.proof.attacks.bench import Bench, between, forge, honestly, idle_total
+from tallystick.proof.directory import Places, open_proof
+from tallystick.proof.lineage import parent_of, verify_lineage
+from tallystick.proof.recorder import Run
+from tallystick.proof.verify import How, verify
 
 REAL: Final = frozenset({0, 4, b.SEGMENTS - 1})
 """Segments in which the blindfolder works: the ends, which are always looked at, and one that looks large."""
@@ -68,7 +72,7 @@ def optimized_data(aim: Aim) -> Callable[[Bench, Path], Path]:
 def optimized_records(bench: Bench, aim: Aim) -> Tensors:
     """Zhang et al.: the squared distance of a batch's gradient from the wanted one, minimized over the batch."""
     x, y = bench.training.records["x"].clone(), bench.training.records["y"]
-    steps = range(b.RECORDS // b.BATCH)
+    steps = range(1, b.RECORDS // b.BATCH)  # from the first batch come the exponents of the committed start
     chosen = [step for step in steps if aim != "one batch per segment" or (step + 1) % b.SEGMENT == 0]
     model = _without_noise(b.network())
     for step in chosen:
@@ -110,11 +114,8 @@ def _without_noise(model: nn.Module) -> nn.Module:
 
 def ranked_start(bench: Bench, path: Path) -> Path:
     """Row 4: random weights, put in the order of the wanted model's; then honest training."""
-    start = ranked(bench.initial, bench.wanted)
-    parameters = {name: start[f"parameter/{name}"] for name in bench.training.parameters}
-    slots = {name: bench.initial[f"slot/{name}"] for name in bench.training.slots}
-    buffers = {name: bench.initial[f"buffer/{name}"] for name in bench.training.buffers}
-    return forge(bench, path, honestly(bench), initial=initial_state(bench.training, parameters, slots, buffers))
+    start = b.begun(bench.training, ranked(bench.initial, bench.wanted))
+    return forge(bench, path, honestly(bench), initial=start)
 
 
 def ranked(random: Tensors, wanted: Tensors) -> Tensors:
@@ -130,14 +131,22 @@ def ranked(random: Tensors, wanted: Tensors) -> Tensors:
 
 def stolen_start(bench: Bench, path: Path) -> object:
     """Row 5: an honest proof of a short way from somebody else's finished model, under a specification of one's own."""
-    start = bench.wanted
-    state = initial_state(
-        bench.training,
-        {name: start[f"parameter/{name}"] for name in bench.training.parameters},
-        {name: bench.initial[f"slot/{name}"] for name in bench.training.slots},
-        {name: start[f"buffer/{name}"] for name in bench.training.buffers},
-    )
-    return b.record(path, b.specified(bench.training, bench.run.program, state), b.ATTACKER)
+    return b.record(path, stolen_run(bench), b.ATTACKER)
+
+
+def stolen_run(bench: Bench) -> Run:
+    return b.specified(bench.training, bench.run.program, b.begun(bench.training, bench.wanted))
+
+
+def false_parent(bench: Bench, path: Path) -> object:
+    """Row 5: the same, and a commitment that says it starts from a verified proof, which ends in another model."""
+    return b.record(path, stolen_run(bench), b.ATTACKER, parent_of(open_proof(Places(bench.honest))))
+
+
+def with_parent(bench: Bench, path: Path) -> Finding:
+    """What a verifier says who takes another start if a verified proof ends in it."""
+    verdict = verify_lineage(Places(path), [Places(bench.honest)], "full", lambda places: verify(places, How()))
+    return Finding("accepted" if verdict.outcome == "verified" else "caught", verdict.code)
 
 
 ATTACKS: Final = (
@@ -148,4 +157,5 @@ ATTACKS: Final = (
     Attack(3, "optimized data III: one batch per segment", optimized_data("one batch per segment"), "wrong_train_data"),
     Attack(4, "rank-matched start", ranked_start, "wrong_initial_state"),
     Attack(5, "stolen start", stolen_start, "unwanted_spec"),
+    Attack(5, "stolen start with a false parent", false_parent, "wrong_parent", judge=with_parent),
 )
