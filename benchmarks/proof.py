@@ -10,6 +10,9 @@ those of a training of `--steps` steps. Which side goes first changes from segme
 is published is that of its files, all of which but the transcript do not depend on the steps.
 
 **Verification.** The default policy on that proof, in this process, against the time that the training took.
+
+**Attacks.** `tallystick attacks`: how many of the known attacks the exact verifier accepts, beside that of 2021; and
+how often a sample meets one bad segment, beside what the verdict says.
 """
 
 import argparse
@@ -35,6 +38,7 @@ from tallystick.program.spec import DataSet, encode_spec
 from tallystick.program.tensors import to_blob
 from tallystick.program.trace import specs
 from tallystick.program.training import prepare_training, train_step
+from tallystick.proof.attacks.run import run_attacks
 from tallystick.proof.commitment import commitment_of, default_segment
 from tallystick.proof.directory import Places
 from tallystick.proof.packing import pack
@@ -161,6 +165,25 @@ def whole_rows(name: str, run: Run, steps: int, folder: Path) -> Iterator[Row]:
     )
 
 
+def attack_rows() -> Iterator[Row]:
+    report = run_attacks(on_attack=progress)
+    executed = [result for result in report.results if result.standing == "run"]
+    old = [result for result in executed if result.baseline2021 != "not asked"]
+    accepted = sum(result.baseline2021 == "accepted" for result in old)
+    yield Row(
+        "attacks accepted by the exact verifier", "rows", len(report.accepted), accepted, "the verifier of 2021",
+        len(report.accepted) / accepted, 0.0, not report.accepted,
+        f"of {len(executed)} rows, and of {len(old)} in 2021",
+    )  # fmt: skip
+    for measured in report.sampling:
+        interval = f"95 % interval {100 * measured.low:.1f} to {100 * measured.high:.1f} of {measured.trials} draws"
+        yield Row(
+            f"one bad segment among {measured.segments}, {measured.drawn} drawn besides first and last: met", "%",
+            100 * measured.rate, 100 * measured.expected, "what the verdict says", measured.rate / measured.expected,
+            None, measured.within, interval,
+        )  # fmt: skip
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.proof", description="What proofs cost.")
     parser.add_argument("--json", type=Path, help="write the rows there as JSON")
@@ -178,6 +201,8 @@ def main() -> None:
         if fnmatch.fnmatch(f"whole,{name}", options.only):
             with tempfile.TemporaryDirectory() as folder:
                 rows.extend(whole_rows(name, CASES[name](), options.steps, Path(folder)))
+    if fnmatch.fnmatch("attacks", options.only):
+        rows.extend(attack_rows())
     publish(rows, 1, options.json)
 
 
