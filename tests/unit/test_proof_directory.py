@@ -9,6 +9,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+import safetensors.torch
 import torch
 
 from proof_samples import ATTACKER, PROVER, STEPS, nudged, resign, sample
@@ -19,6 +20,7 @@ from tallystick.canon.sealed import seal
 from tallystick.errors import Refused
 from tallystick.program.optimizers import Tensors
 from tallystick.program.tensors import to_blob
+from tallystick.proof import directory
 from tallystick.proof import manifest as m
 from tallystick.proof.directory import Places, open_proof, read_records, read_state
 from tallystick.proof.manifest import FileName, open_statement, sign_statement
@@ -300,3 +302,15 @@ def test_signed_tensors_of_another_model_are_refused(proof: Path) -> None:
 def test_files_beside_a_proof_are_ignored(proof: Path) -> None:
     (proof / "README").write_text("how this was made")
     assert verify(Places(proof)).outcome == "verified"
+
+
+def test_the_initial_file_leaves_out_what_is_zero_throughout(proof: Path) -> None:
+    held = safetensors.torch.load_file(proof / m.INITIAL)
+    assert not any(name.startswith("slot/") for name in held)
+    assert same(read_state(open_proof(Places(proof)), 0), sample().initial)
+
+
+def test_a_small_file_cannot_stand_for_a_huge_state(proof: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(directory, "MAX_TENSORS_BYTES", 1000)
+    with pytest.raises(Refused, match="stands for"):
+        read_state(open_proof(Places(proof)), 0)

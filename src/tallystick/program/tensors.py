@@ -9,6 +9,7 @@ import json
 from collections.abc import Iterable
 from typing import Final
 
+import numpy as np
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
@@ -53,8 +54,16 @@ def to_blob(tensors: Tensors) -> bytes:
     return b"".join([len(text).to_bytes(8, "little"), text, *chunks])
 
 
-def from_blob(data: bytes, expected: Iterable[TensorSpec], what: str) -> Tensors:
+def without_zeros(tensors: Tensors) -> Tensors:
+    """`tensors` without those of nothing but zero bytes, such as an optimizer's slots before the first step."""
+    return {name: value for name, value in tensors.items() if np.frombuffer(tensor_bytes(value), np.uint8).any()}
+
+
+def from_blob(data: bytes, expected: Iterable[TensorSpec], what: str, *, zeros_left_out: bool = False) -> Tensors:
     """Reads exactly the `expected` tensors from untrusted bytes.
+
+    Args:
+        zeros_left_out: the file was written by `without_zeros`.
 
     Raises:
         Refused: `too_large`, `malformed`, `wrong_tensors`, or `not_canonical` for a float32 that is subnormal, negative
@@ -68,6 +77,10 @@ def from_blob(data: bytes, expected: Iterable[TensorSpec], what: str) -> Tensors
         found = safetensors.torch.load(data)
     except (SafetensorError, ValueError, RuntimeError, KeyError, OverflowError) as error:
         raise Refused("malformed", f"{what}: not a safetensors file: {str(error)[:200]}") from None
+    if zeros_left_out:
+        found |= {
+            name: torch.zeros(s.shape, dtype=getattr(torch, s.dtype)) for name, s in specs.items() if name not in found
+        }
     if set(found) != set(specs):
         odd = sorted(set(found) ^ set(specs))[0]
         raise Refused("wrong_tensors", f"{what}: tensor {odd[:80]!r} is missing or was not expected")

@@ -122,7 +122,7 @@ def read_state(proof: Proof, step: int, sha256: str | None = None) -> Tensors:
     """
     name, specs = state_name(proof.commitment, step), proof.state_specs
     if name == m.INITIAL:
-        return _tensors(proof, proof.places.proof, name, m.INITIAL, specs)
+        return _tensors(proof, proof.places.proof, name, m.INITIAL, specs, zeros_left_out=True)
     if name == m.FINAL:
         return _tensors(proof, proof.places.proof, name, m.FINAL, specs)
     assert sha256 is not None
@@ -217,9 +217,15 @@ def _compare(name: str, found: str, expected: str) -> None:
         raise Refused("wrong_digest", f"{name}: its SHA-256 is {found}, {expected} was signed; fetch the file again")
 
 
-def _tensors(proof: Proof, folder: Path, file: str, name: FileName, specs: Sequence[TensorSpec]) -> Tensors:
-    limit = min(blob_limit(specs), MAX_TENSORS_BYTES)
-    return from_blob(_read_listed(folder, name, proof.manifest, limit, file), specs, name)
+def _tensors(
+    proof: Proof, folder: Path, file: str, name: FileName, specs: Sequence[TensorSpec], *, zeros_left_out: bool = False
+) -> Tensors:
+    limit = blob_limit(specs)
+    if zeros_left_out and limit > MAX_TENSORS_BYTES:  # a small file could make us fill a large state with zeros
+        raise Refused("too_large", f"{name}: stands for {limit} bytes, at most {MAX_TENSORS_BYTES} are admitted")
+    limit = min(limit, MAX_TENSORS_BYTES)
+    data = _read_listed(folder, name, proof.manifest, limit, file)
+    return from_blob(data, specs, name, zeros_left_out=zeros_left_out)
 
 
 def _read_listed(folder: Path, name: FileName, manifest: Manifest, limit: int, file: str | None = None) -> bytes:

@@ -18,7 +18,7 @@ from tallystick.errors import NonFiniteError, Refused, TallystickError
 from tallystick.program.graph import TensorSpec
 from tallystick.program.optimizers import Tensors
 from tallystick.program.spec import encode_spec
-from tallystick.program.tensors import from_blob, to_blob
+from tallystick.program.tensors import from_blob, to_blob, without_zeros
 from tallystick.program.training import LOSS, Training, mean_loss, state_specs, train_step
 from tallystick.proof import manifest as m
 from tallystick.proof.commitment import Commitment, sign_commitment
@@ -173,16 +173,14 @@ def _contents(key: Key, run: Run, commitment: Commitment) -> dict[FileName, byte
     encoded = encode_spec(spec)
     if blob_name(encoded) != commitment.spec:
         raise Refused("bad_commitment", "commitment: it is to another training specification")
-    program = run.training.program
-    named: list[tuple[FileName, Tensors, list[TensorSpec]]] = [
-        (m.INITIAL, run.initial, state_specs(program)),
-        (m.TRAIN, run.training.records, spec.train.tensors),
-    ]
+    named: list[tuple[FileName, Tensors, list[TensorSpec]]] = [(m.TRAIN, run.training.records, spec.train.tensors)]
     contents: dict[FileName, bytes] = {
         m.SPEC: encoded,
         m.PROGRAM: run.program,
         m.COMMITMENT: sign_commitment(key, commitment),
+        m.INITIAL: to_blob(without_zeros(run.initial)),
     }
+    from_blob(contents[m.INITIAL], state_specs(run.training.program), m.INITIAL, zeros_left_out=True)
     if spec.test is not None and run.test is not None:
         named.append((m.TEST, run.test, spec.test.tensors))
     for name, tensors, expected in named:
