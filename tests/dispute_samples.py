@@ -44,9 +44,10 @@ class Run:
     def replay(self, lies: Mapping[int, Tamper] | None = None) -> Replay:
         return Replay(self.training, self.program, self.spec, self.name, self.initial, self.spec["steps"], lies)
 
-    def terms(self, links: Sequence[bytes]) -> Terms:
+    def terms(self, parties: Sequence[Replay]) -> Terms:
+        roots = (parties[0].entries[-1].state, parties[1].entries[-1].state)
         identities = (KEYS[0].identity, KEYS[1].identity)
-        return Terms(self.program, self.spec, self.name, self.spec["steps"], (links[0], links[1]), identities, SECONDS)
+        return Terms(self.program, self.spec, self.name, self.spec["steps"], roots, identities, SECONDS)
 
 
 def run_of(training: Training, initial: Tensors, steps: int) -> Run:
@@ -87,12 +88,14 @@ def lying(places: Mapping[int, int]) -> Tamper:
     return lambda number, tensor: changed(tensor, places[number]) if number in places else tensor
 
 
-def liar(places: Mapping[int, int], run: Run | None = None, step: int = AT) -> Replay:
+def liar(
+    places: Mapping[int, int], run: Run | None = None, step: int = AT, also: Mapping[int, Tamper] | None = None
+) -> Replay:
     """A party that lies about lines of one step, and about the state after it, so that it matters."""
     chosen = run or sample()
     lines = Step(chosen.program, chosen.spec, step)
     target = next(lines.target("state", name).number for name, *_ in lines.tensors("state") if "parameter" in name)
-    return chosen.replay({step: lying({target: 0, **places})})
+    return chosen.replay({step: lying({target: 0, **places}), **(also or {})})
 
 
 Change = Callable[[int, m.Answer], m.Answer | None]
@@ -129,5 +132,4 @@ def play_against(dishonest: Party | Replay, seat: int, change: Change | None = N
     right = honest() if run is None else chosen.replay()
     other = dishonest if isinstance(dishonest, Party) else Party(dishonest, seat)
     parties = [other, Party(right, 1)] if seat == 0 else [Party(right, 0), other]
-    links = [party.run.links[-1] for party in parties]
-    return play(chosen.terms(links), parties, {seat: change} if change else None)
+    return play(chosen.terms([party.run for party in parties]), parties, {seat: change} if change else None)

@@ -5,9 +5,10 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from dispute_samples import AT, KEYS, STEPS, Change, changed, honest, liar, play, play_against, sample
+from dispute_samples import AT, KEYS, STEPS, Change, changed, honest, liar, lying, play, play_against, sample
 from tallystick.canon.identity import Key
 from tallystick.canon.sealed import seal
 from tallystick.errors import Refused
@@ -16,6 +17,7 @@ from tallystick.proof.dispute import messages as m
 from tallystick.proof.dispute import phases as ph
 from tallystick.proof.dispute import referee
 from tallystick.proof.dispute.party import Party
+from tallystick.proof.dispute.referee.openings import MissingError, Opened
 from tallystick.proof.dispute.replay import Replay
 from tallystick.proof.dispute.resolving import found
 from tallystick.proof.dispute.rules.lines import Line, size
@@ -62,10 +64,21 @@ def test_other_training_data_loses(seat: int) -> None:
 
 
 @SEATS
-def test_a_wrong_loss_loses(seat: int) -> None:
-    """A liar whose state is right and whose loss is not."""
-    played = play_against(sample().replay({AT: lambda n, x: x + 1 if n == kinds()["contribution/loss"] else x}), seat)
-    assert played.game.outcome is not None and played.game.outcome.losers == (seat,)
+def test_a_wrong_loss_before_a_wrong_state_loses(seat: int) -> None:
+    number = kinds()["contribution/loss"]
+    played = play_against(liar({}, also={AT - 2: lying({number: 0})}), seat)
+    outcome = played.game.outcome
+    assert outcome is not None and outcome.losers == (seat,) and "step 11" in outcome.reason
+
+
+@SEATS
+def test_a_run_that_does_not_end_in_the_reported_root_loses(seat: int) -> None:
+    """Nobody can report one result and defend another."""
+    run, other = honest(), liar({})
+    parties = [Party(run, 0), Party(run, 1)]
+    roots = [other if seat == 0 else run, run if seat == 0 else other]
+    outcome = play(sample().terms(roots), parties).game.outcome
+    assert outcome is not None and (outcome.losers, outcome.code) == ((seat,), "contradiction")
 
 
 class Defending(Party):
@@ -114,20 +127,87 @@ def test_an_answer_of_another_kind_loses(seat: int) -> None:
     assert outcome is not None and (outcome.losers, outcome.code) == ((seat,), "malformed")
 
 
-@SEATS
-def test_answers_that_contradict_earlier_ones_lose(seat: int) -> None:
-    """Nodes that do not hash to the node that was claimed."""
+def flipped(data: bytes) -> bytes:
+    return bytes([data[0] ^ 1]) + data[1:]
+
+
+def falsified(answer: m.Answer) -> m.Answer:
+    """The answer with the least change that only a check against earlier claims can notice."""
+    match answer:
+        case m.Claim():
+            return msgspec.structs.replace(answer, entry=msgspec.structs.replace(answer.entry, state=bytes(32)))
+        case m.Entries():
+            return msgspec.structs.replace(answer, entry=msgspec.structs.replace(answer.entry, total=bytes(32)))
+        case m.Nodes():
+            return m.Nodes([*answer.nodes[:-1], flipped(answer.nodes[-1])])
+        case m.StepRoot():
+            return msgspec.structs.replace(answer, root=flipped(answer.root))
+        case m.Chunk():
+            return m.Chunk(answer.data[:-1] + bytes([answer.data[-1] ^ 1]))
+        case m.Totals():
+            return m.Totals([*answer.totals[:-1], answer.totals[-1] + 1])
+        case m.Openings():
+            first = answer.openings[0]
+            other = msgspec.structs.replace(first, data=flipped(first.data))
+            return m.Openings([other, *answer.openings[1:]], answer.witness)
+        case m.Bound():
+            return m.Bound([flipped(node) for node in answer.path])
+        case m.Links():
+            return m.Links(answer.links[:-1])
+
+
+CHECKED = {
+    "Begin": "reported",
+    "Steps": "links where",
+    "Reveal": "link that was claimed",
+    "Search": "node that was claimed",
+    "Commit": "line",
+    "Compare": "not chunk",
+    "Add": "add up",
+    "Show": "does not lead to the root",
+}
+
+
+@pytest.mark.parametrize("phase", CHECKED)
+def test_each_answer_is_checked_against_earlier_claims(phase: str) -> None:
+    """The check itself has to notice, in that round: later ones could do so by luck."""
+    run = liar({first_line("product"): 0})
+    party = Defending(run, 0)
+    at: list[int] = []
 
     def change(number: int, answer: m.Answer) -> m.Answer:
-        return m.Nodes([bytes(32)] * len(answer.nodes)) if isinstance(answer, m.Nodes) else answer
+        wanted = type(answer) is next(kind.expects for kind in (getattr(ph, phase),))
+        later = phase != "Add" or (isinstance(answer, m.Totals) and len(answer.totals) > 1)
+        if wanted and later and not at:
+            at.append(number)
+            return falsified(answer)
+        return answer
 
-    outcome = play_against(liar({}), seat, change).game.outcome
-    assert outcome is not None and (outcome.losers, outcome.code) == ((seat,), "contradiction")
+    game = play_against(party, 0, change).game
+    assert game.outcome is not None and game.outcome.losers == (0,)
+    assert at == [game.round] and CHECKED[phase] in game.outcome.reason
+
+
+@SEATS
+def test_an_extreme_that_nothing_attains_loses(seat: int) -> None:
+    """The larger of two claims needs a witness, and one that is shown is compared with the claim."""
+    run = liar({first_line("peak"): 0})
+
+    def change(number: int, answer: m.Answer) -> m.Answer:
+        return msgspec.structs.replace(answer, witness=0) if isinstance(answer, m.Openings) else answer
+
+    outcome = play_against(run, seat, change).game.outcome
+    assert outcome is not None and outcome.losers == (seat,)
+
+
+def test_only_lines_before_the_disputed_one_are_read() -> None:
+    with pytest.raises(MissingError, match="not opened"):
+        Opened(bytes(32), 9, 5, []).element(5, "float32", 1, 0)
 
 
 def test_when_both_lie_somebody_loses() -> None:
     runs = [liar({kinds()["gradient/0.weight"]: 0}), liar({kinds()["contribution/gradient/2.bias"]: 0})]
-    played = play(sample().terms([run.links[-1] for run in runs]), [Party(run, seat) for seat, run in enumerate(runs)])
+    played = play(sample().terms(runs), [Party(run, seat) for seat, run in enumerate(runs)])
     assert played.game.outcome is not None and played.game.outcome.losers
 
 
@@ -145,7 +225,7 @@ def test_when_both_claim_wrong_values_of_one_element_both_lose() -> None:
         ),
     )
     parties = [Party(once, 0), Party(twice, 1)]
-    outcome = play(sample().terms([once.links[-1], twice.links[-1]]), parties).game.outcome
+    outcome = play(sample().terms([once, twice]), parties).game.outcome
     assert outcome is not None and outcome.losers == (0, 1)
 
 
@@ -153,7 +233,7 @@ def test_an_operator_that_the_referee_does_not_know_settles_nothing() -> None:
     number = first_line("exp")
     run = liar({number: 0})
     parties = [Party(run, 0), Party(honest(), 1)]
-    game = g.start(sample().terms([party.run.links[-1] for party in parties]), 0)
+    game = g.start(sample().terms([party.run for party in parties]), 0)
     step = honest().step(AT)
     while not isinstance(game.phase, ph.Search) or game.phase.tree != "lines":
         for party in parties:
@@ -187,7 +267,7 @@ class _Unknown(Step):
 def test_moves_for_others_or_other_rounds_change_nothing() -> None:
     run = liar({})
     parties = [Party(run, 0), Party(honest(), 1)]
-    game = g.start(sample().terms([party.run.links[-1] for party in parties]), 0)
+    game = g.start(sample().terms([party.run for party in parties]), 0)
     answer = parties[0].answer(game)
     assert answer is not None
     move = m.Move(game.terms.name, 0, 0, answer)
@@ -206,7 +286,7 @@ def test_moves_for_others_or_other_rounds_change_nothing() -> None:
 
 def test_a_signed_move_that_cannot_be_read_loses_and_an_unsigned_one_does_not() -> None:
     run = liar({})
-    game = g.start(sample().terms([run.links[-1], honest().links[-1]]), 0)
+    game = g.start(sample().terms([run, honest()]), 0)
     rubbish = seal(KEYS[0], m.DOMAIN, b"{}")
     outcome = g.receive(game, *m.opened_move(rubbish), 1).outcome
     assert outcome is not None and (outcome.losers, outcome.code) == ((0,), "malformed")
@@ -215,7 +295,7 @@ def test_a_signed_move_that_cannot_be_read_loses_and_an_unsigned_one_does_not() 
 
 
 def test_the_deadline_is_that_of_the_round_and_takes_whoever_is_missing() -> None:
-    game = g.start(sample().terms([liar({}).links[-1], honest().links[-1]]), 100)
+    game = g.start(sample().terms([liar({}), honest()]), 100)
     assert g.tick(game, 160) == game
     late = g.tick(game, 161).outcome
     assert late is not None and (late.losers, late.code) == ((0, 1), "silent")
@@ -228,7 +308,7 @@ def test_the_deadline_is_that_of_the_round_and_takes_whoever_is_missing() -> Non
 
 def test_no_game_without_a_dispute() -> None:
     with pytest.raises(Refused, match="no_dispute"):
-        g.start(sample().terms([honest().links[-1]] * 2), 0)
+        g.start(sample().terms([honest()] * 2), 0)
 
 
 def test_the_referee_loads_neither_torch_nor_numpy() -> None:

@@ -4,6 +4,7 @@ Two parties agree on specification, program and start, and differ in the link af
 asks one or both of them something that follows from what they have claimed, until they differ in one element of one
 tensor whose operands they agree on; that element is worked out in integers.
 
+    Begin      the last link, which holds the reported state root          both
     Steps      links at 15 steps between an agreed and a disputed one      both, until neighbors differ
     Reveal     what the links of that step are made of                     both
     Search     16 nodes of a tree: tensors, lines of the step, chunks      both, until one leaf differs
@@ -23,8 +24,8 @@ from typing import Any
 
 from tallystick.errors import Refused
 from tallystick.proof.dispute import messages as m
-from tallystick.proof.dispute.phases import Outcome, Phase, Steps, Terms
-from tallystick.proof.dispute.resolving import CHECKS, RULES, Lost, between
+from tallystick.proof.dispute.phases import Begin, Outcome, Phase, Terms
+from tallystick.proof.dispute.resolving import CHECKS, RULES, Lost
 
 
 @dataclass(frozen=True)
@@ -54,13 +55,13 @@ def start(terms: Terms, now: int) -> Game:
     Raises:
         Refused: `no_dispute` or `bad_dispute`.
     """
-    if terms.links[0] == terms.links[1]:
+    if terms.roots[0] == terms.roots[1]:
         raise Refused("no_dispute", "dispute: both parties claim the same result")
     if terms.identities[0] == terms.identities[1]:
         raise Refused("bad_dispute", "dispute: both seats have one key, so nobody could tell their moves apart")
     if not 1 <= terms.steps <= int(terms.spec["steps"]) or terms.seconds < 1:
         raise Refused("bad_dispute", f"dispute: {terms.steps} steps of {terms.spec['steps']}")
-    return Game(terms, between(Steps(0, terms.steps, terms.first_link, terms.links)), now)
+    return Game(terms, Begin(), now)
 
 
 def tick(game: Game, now: int) -> Game:

@@ -35,12 +35,12 @@ class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 def first_link(spec: bytes, initial_root: bytes) -> bytes:
     """What every run of this specification starts from."""
-    return digest("tallystick/transcript", spec, initial_root)
+    return digest("tallystick/dispute/start", spec, initial_root)
 
 
 def next_link(link: bytes, entry: Entry) -> bytes:
     """Stands for all steps up to this one."""
-    return digest("tallystick/step", link, entry.state, entry.total, entry.loss.to_bytes(8, "big", signed=True))
+    return digest("tallystick/dispute/step", link, entry.state, entry.total, entry.loss.to_bytes(8, "big", signed=True))
 
 
 class Links(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="links"):
@@ -55,6 +55,13 @@ class Entries(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field
     entry: Entry
     before: Entry | None
     link: Digest | None
+
+
+class Claim(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="claim"):
+    """The entry of the last step, and the link before it."""
+
+    link: Digest
+    entry: Entry
 
 
 class Nodes(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="nodes"):
@@ -96,7 +103,7 @@ class Bound(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="
     path: Path
 
 
-Answer = Links | Entries | Nodes | StepRoot | Chunk | Totals | Openings | Bound
+Answer = Claim | Links | Entries | Nodes | StepRoot | Chunk | Totals | Openings | Bound
 
 
 class Move(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -37,6 +37,8 @@ class Party:
         if self.seat not in game.waiting:
             return None
         match game.phase:
+            case g.Begin():
+                return m.Claim(self.run.links[-2], self.run.entries[-1])
             case g.Steps():
                 return self.links(game.phase)
             case g.Reveal():

@@ -25,8 +25,8 @@ class Terms:
     spec: Json
     spec_name: bytes
     steps: int
-    links: tuple[bytes, bytes]
-    """The link after the last step, as each seat has it."""
+    roots: tuple[bytes, bytes]
+    """The state root after the last step, as each seat has reported it."""
     identities: tuple[str, str]
     seconds: int
     """How long a round may last."""
@@ -36,7 +36,7 @@ class Terms:
         """The game's name, which every move carries."""
         seats = b"".join(bytes.fromhex(identity) for identity in self.identities)
         numbers = b"".join(n.to_bytes(8, "big") for n in (self.steps, self.seconds))
-        return digest("tallystick/dispute/game", self.spec_name, *self.links, seats, numbers)
+        return digest("tallystick/dispute/game", self.spec_name, *self.roots, seats, numbers)
 
     @property
     def first_link(self) -> bytes:
@@ -51,6 +51,14 @@ class Outcome:
     """Empty if the game says nothing about either party."""
     code: str
     reason: str
+
+
+@dataclass(frozen=True)
+class Begin:
+    """Each seat names the links of its run, by the last one; it has to hold the state root that the seat reported."""
+
+    asked = BOTH
+    expects = m.Claim
 
 
 @dataclass(frozen=True)
@@ -198,4 +206,4 @@ class Show:
     expects = m.Openings
 
 
-Phase = Steps | Reveal | Search | Commit | Compare | Bind | Add | Show
+Phase = Begin | Steps | Reveal | Search | Commit | Compare | Bind | Add | Show

@@ -7,6 +7,7 @@ one before it.
 import functools
 import math
 from collections.abc import Mapping
+from copy import copy
 
 from tallystick.program.optimizers import Tensors
 from tallystick.program.training import LOSS, Training, train_step
@@ -30,14 +31,27 @@ class Replay:
         steps: int,
         lies: Mapping[int, Tamper] | None = None,
     ) -> None:
-        self.training, self.program, self.spec = training, program, spec
+        self.training, self.program, self.spec, self.steps = training, program, spec, steps
         self.lies = dict(lies or {})
         self.entries: list[Entry] = []
         self.links = [first_link(spec_name, bytes.fromhex(spec["initial_root"]))]
         self._every = max(1, math.isqrt(steps))
         self._kept = {0: initial}
-        state = initial
-        for step in range(steps):
+        self._run(0)
+
+    def departing(self, lies: Mapping[int, Tamper]) -> "Replay":
+        """The same run up to where it lies, so that only what follows is computed again."""
+        other = copy(self)
+        first = min(lies)
+        other.lies = dict(lies)
+        other.entries, other.links = self.entries[:first], self.links[: first + 1]
+        other._kept = {step: state for step, state in self._kept.items() if step <= first}
+        other._run(first)
+        return other
+
+    def _run(self, first: int) -> None:
+        state = self.state_at(first)
+        for step in range(first, self.steps):
             state, total = self._advance(state, step)
             loss = int(total[LOSS])
             entry = Entry(bytes.fromhex(state_root(state, step + 1)), bytes.fromhex(contribution_root(total)), loss)

@@ -12,6 +12,7 @@ from tallystick.proof.dispute import messages as m
 from tallystick.proof.dispute.phases import (
     BOTH,
     Add,
+    Begin,
     Bind,
     Commit,
     Compare,
@@ -83,7 +84,17 @@ def possible(line: Line, place: int, seat: int, total: int) -> bool:
 # One function for each phase checks an answer against its party's claims, and one says what follows from all answers.
 
 
-def between(phase: Steps) -> Steps | Reveal:
+def _check_claim(terms: Terms, phase: Begin, seat: int, answer: m.Claim) -> bytes:
+    if answer.entry.state != terms.roots[seat]:
+        raise Lost("contradiction", "the last step does not end in the state root that was reported")
+    return m.next_link(answer.link, answer.entry)
+
+
+def _begin(terms: Terms, phase: Begin, answers: Mapping[int, bytes]) -> Phase:
+    return _between(Steps(0, terms.steps, terms.first_link, (answers[0], answers[1])))
+
+
+def _between(phase: Steps) -> Steps | Reveal:
     return Reveal(phase.low, phase.link, phase.links) if phase.high - phase.low == 1 else phase
 
 
@@ -97,9 +108,9 @@ def _steps(terms: Terms, phase: Steps, answers: Mapping[int, list[bytes]]) -> Ph
     low, link = phase.low, phase.link
     for point, *links in zip(phase.points, answers[0], answers[1], strict=True):
         if links[0] != links[1]:
-            return between(Steps(low, point, link, (links[0], links[1])))
+            return _between(Steps(low, point, link, (links[0], links[1])))
         low, link = point, links[0]
-    return between(Steps(low, phase.high, link, phase.links))
+    return _between(Steps(low, phase.high, link, phase.links))
 
 
 def _check_entries(terms: Terms, phase: Reveal, seat: int, answer: m.Entries) -> m.Entries:
@@ -291,6 +302,7 @@ def _show(terms: Terms, phase: Show, answers: Mapping[int, judging.Verdict]) -> 
 
 
 CHECKS: Final[dict[type, Callable[..., Any]]] = {
+    Begin: _check_claim,
     Steps: _check_links,
     Reveal: _check_entries,
     Search: _check_nodes,
@@ -301,6 +313,7 @@ CHECKS: Final[dict[type, Callable[..., Any]]] = {
     Show: _check_openings,
 }
 RULES: Final[dict[type, Callable[..., Phase | Outcome]]] = {
+    Begin: _begin,
     Steps: _steps,
     Reveal: _reveal,
     Search: _search,
