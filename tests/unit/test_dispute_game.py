@@ -10,6 +10,7 @@ import pytest
 
 from dispute_samples import AT, KEYS, STEPS, Change, changed, honest, liar, lying, play, play_against, sample
 from tallystick.canon.identity import Key
+from tallystick.canon.merkle import path_to, root_of
 from tallystick.canon.sealed import seal
 from tallystick.errors import Refused
 from tallystick.proof.dispute import game as g
@@ -17,7 +18,7 @@ from tallystick.proof.dispute import messages as m
 from tallystick.proof.dispute import phases as ph
 from tallystick.proof.dispute import referee
 from tallystick.proof.dispute.party import Party
-from tallystick.proof.dispute.referee.openings import MissingError, Opened
+from tallystick.proof.dispute.referee.openings import MissingError, Opened, Opening, data_root
 from tallystick.proof.dispute.replay import Replay
 from tallystick.proof.dispute.resolving import found
 from tallystick.proof.dispute.rules.lines import Line, size
@@ -201,8 +202,12 @@ def test_an_extreme_that_nothing_attains_loses(seat: int) -> None:
 
 
 def test_only_lines_before_the_disputed_one_are_read() -> None:
+    data = bytes(4)
+    leaves = [data_root(data)] * 9
+    opening = Opening(5, path_to(leaves, 5), 0, data, [])
+    assert Opened(root_of(leaves), 9, 6, [opening]).element(5, "float32", 1, 0) == 0
     with pytest.raises(MissingError, match="not opened"):
-        Opened(bytes(32), 9, 5, []).element(5, "float32", 1, 0)
+        Opened(root_of(leaves), 9, 5, [opening]).element(5, "float32", 1, 0)
 
 
 def test_when_both_lie_somebody_loses() -> None:
