@@ -6,10 +6,12 @@
 sum over its segments, and what is still being written at the end counts for the recorded side. Segments are as long as
 those of a training of `--steps` steps. Which side goes first changes from segment to segment.
 
-**Size.** A whole training of `--steps` steps is recorded with the bundled digits. For the larger model the size of what
-is published is that of its files, all of which but the transcript do not depend on the steps.
+**Size.** A whole training of `--steps` steps is recorded: of the bundled digits, and of a perceptron with about 100,000
+parameters. What is published is all but the checkpoints; records and the 32 bytes of each step are taken off.
 
 **Verification.** The default policy on that proof, in this process, against the time that the training took.
+
+**Honest proofs.** Every segment of one, made with two threads, is re-executed under each CPU profile of `honest.py`.
 
 **Attacks.** `tallystick attacks`: how many of the known attacks the exact verifier accepts, beside that of 2021; and
 how often a sample meets one bad segment, beside what the verdict says.
@@ -27,7 +29,9 @@ from typing import Final
 import msgspec
 import torch
 
-from benchmarks.cases import WORKLOADS, built, program_of, started
+from benchmarks.cases import WORKLOADS, Workload, built, program_of, started
+from benchmarks.honest import honest_row
+from benchmarks.models import MLP
 from benchmarks.report import Row, progress, publish, ratio_row
 from tallystick.canon.hashing import blob_name
 from tallystick.canon.identity import Key
@@ -52,6 +56,7 @@ KEY: Final = Key.from_seed(b"b" * 32)
 OVERHEAD_BAR: Final = 1.02
 SIZE_BAR: Final = 5.0
 VERIFICATION_BAR: Final = 0.03
+HONEST_SEGMENTS: Final = 128
 
 
 @dataclass(frozen=True)
@@ -72,8 +77,17 @@ def digits() -> Run:
 
 
 def mlp() -> Run:
-    """The perceptron of `benchmarks.exact`, with a specification that names what it has."""
-    work = WORKLOADS["mlp"]
+    """The perceptron of `benchmarks.exact`."""
+    return of(WORKLOADS["mlp"])
+
+
+def perceptron() -> Run:
+    """One with about 100,000 parameters, for images of MNIST's size."""
+    return of(replace(WORKLOADS["mlp"], model=lambda: MLP(784, 128, 10), batch=64))
+
+
+def of(work: Workload) -> Run:
+    """A run of a model that is measured, with a specification that names what it has."""
     program, records = program_of(work, "full"), work.records()
     training, initial = started(built(work), program, records, ConstantRate(work.rate))
     encoded = encode_program(program)
@@ -87,7 +101,7 @@ def mlp() -> Run:
     return Run(prepare_training(spec, program, records), encoded, initial, None)
 
 
-CASES: Final = {"digits": digits, "mlp": mlp}
+CASES: Final = {"digits": digits, "perceptron": perceptron, "mlp": mlp}
 
 
 def recorder_of(path: Path, run: Run, segment: int | None = None) -> Recorder:
@@ -165,6 +179,17 @@ def whole_rows(name: str, run: Run, steps: int, folder: Path) -> Iterator[Row]:
     )
 
 
+def replays() -> Row:
+    """An honest proof of many short segments, made with two threads."""
+    run = with_steps(digits(), 2 * HONEST_SEGMENTS)
+    torch.set_num_threads(2)
+    with tempfile.TemporaryDirectory() as folder:
+        with recorder_of(Path(folder) / "proof", run, 2) as recorder:
+            train(recorder)
+        torch.set_num_threads(1)
+        return honest_row(Path(folder) / "proof", HONEST_SEGMENTS)
+
+
 def attack_rows() -> Iterator[Row]:
     report = run_attacks(on_attack=progress)
     executed = [result for result in report.results if result.standing == "run"]
@@ -197,10 +222,12 @@ def main() -> None:
     for name, prepared in CASES.items():
         if fnmatch.fnmatch(f"overhead,{name}", options.only):
             rows.extend(overhead_rows(name, prepared(), options.steps, options.segments_each, options.rounds))
-    for name in ("digits", "mlp"):
+    for name in ("digits", "perceptron"):
         if fnmatch.fnmatch(f"whole,{name}", options.only):
             with tempfile.TemporaryDirectory() as folder:
                 rows.extend(whole_rows(name, CASES[name](), options.steps, Path(folder)))
+    if fnmatch.fnmatch("honest", options.only):
+        rows.append(replays())
     if fnmatch.fnmatch("attacks", options.only):
         rows.extend(attack_rows())
     publish(rows, 1, options.json)
