@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -37,17 +38,17 @@ print(json.dumps([len(verdict.checked), verdict.outcome, verdict.reason]))
 """
 
 
-def honest_row(proof: Path, segments: int) -> Row:
+def honest_row(proof: Path, segments: int, profiles: Mapping[str, Mapping[str, str]] = PROFILES) -> Row:
     """Replays every segment of `proof` under every profile."""
     replays, rejected, notes = 0, 0, []
-    for name, settings in PROFILES.items():
+    for name, settings in profiles.items():
         progress(f"honest proof: {name}")
         command = [sys.executable, "-c", SCRIPT, str(proof)]
-        done = subprocess.run(command, env=os.environ | settings, capture_output=True, text=True, check=True)
+        done = subprocess.run(command, env={**os.environ, **settings}, capture_output=True, text=True, check=True)
         agreed, outcome, reason = json.loads(done.stdout)
         replays += segments
         rejected += segments - agreed
         if outcome != "verified":
             notes.append(f"{name}: {reason}")
-    note = "; ".join(notes) or f"of {replays} replays over {len(PROFILES)} CPU profiles"
+    note = "; ".join(notes) or f"of {replays} replays over {len(profiles)} CPU profiles"
     return Row("honest segments rejected", "replays", rejected, None, "", None, 0.0, rejected == 0, note)
