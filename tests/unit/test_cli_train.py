@@ -60,6 +60,21 @@ def test_the_published_part_asks_for_what_it_lacks(trained: Path, tmp_path: Path
     assert tallystick("verify", core, *data, "--segments", "0").stdout.startswith("verified")
 
 
+def test_a_training_starts_from_its_parent_and_is_verified_with_it(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))  # where verdicts on parents are remembered
+    child = str(tmp_path / "child")
+    tallystick("train", str(task(tmp_path, steps="3")), "--out", child, "--parent", str(trained), "-q")
+    assert "missing_parent" in tallystick("verify", child, code=1).stdout
+    assert tallystick("verify", child, "--alone").stdout.startswith("verified")
+    together = json.loads(tallystick("verify", child, "--parent", str(trained), "--json").stdout)
+    assert (together["outcome"], len(together["parents"])) == ("verified", 1)
+    assert (
+        tmp_path / "home" / ".cache" / "tallystick" / "verdicts" / f"{together['parents'][0]['proof']}.json"
+    ).exists()
+
+
 def test_options_that_exclude_each_other_are_refused(trained: Path) -> None:
     assert "exclude each other" in tallystick("verify", str(trained), "--full", "--sample", "1", code=1).stderr
 

@@ -14,7 +14,6 @@ from tallystick.cli.output import errors, fail, print_json
 
 if TYPE_CHECKING:
     from tallystick.canon.identity import Key
-    from tallystick.proof.directory import Places, open_proof
     from tallystick.proof.recorder import Recorder
 
 EXIT_STOPPED: Final = 130
@@ -50,6 +49,7 @@ def train(
     from tallystick.network.task_file import load_task_file, prepare_run
     from tallystick.program.spec import encode_spec
     from tallystick.proof.commitment import commitment_of
+    from tallystick.proof.directory import Places, open_proof
     from tallystick.proof.lineage import final_model, parent_of
     from tallystick.proof.recorder import DivergedError, Recorder
     from tallystick.proof.resume import begun
