@@ -7,12 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import msgspec
-import torch
-from torch import Tensor
 
 from program_samples import perceptron, records_of
 from program_samples import start as start_run
 from tallystick.canon.identity import Key
+from tallystick.demo.disputes import nudged
 from tallystick.program.graph import encode_program
 from tallystick.program.optimizers import Tensors
 from tallystick.program.spec import encode_spec
@@ -70,22 +69,9 @@ def honest() -> Replay:
     return sample().replay()
 
 
-def changed(tensor: Tensor, at: int) -> Tensor:
-    """A copy with the smallest possible change of one element."""
-    copy = tensor.clone(memory_format=torch.contiguous_format)
-    flat = copy.view(-1)
-    if tensor.dtype == torch.bool:
-        flat[at] = ~flat[at]
-    elif tensor.dtype == torch.float32:
-        flat[at] = torch.nextafter(flat[at], torch.tensor(torch.inf)) if flat[at] != 0 else 2.0**-20
-    else:
-        flat[at] += -1 if flat[at] > 0 else 1
-    return copy
-
-
 def lying(places: Mapping[int, int]) -> Tamper:
     """Changes element `place` of each of these lines."""
-    return lambda number, tensor: changed(tensor, places[number]) if number in places else tensor
+    return lambda number, tensor: nudged(tensor, places[number]) if number in places else tensor
 
 
 def liar(

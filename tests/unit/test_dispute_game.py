@@ -8,10 +8,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from dispute_samples import AT, KEYS, STEPS, Change, changed, honest, liar, lying, play, play_against, sample
+from dispute_samples import AT, KEYS, STEPS, Change, honest, liar, lying, play, play_against, sample
 from tallystick.canon.identity import Key
 from tallystick.canon.merkle import path_to, root_of
 from tallystick.canon.sealed import seal
+from tallystick.demo.disputes import nudged
 from tallystick.errors import Refused
 from tallystick.proof.dispute import game as g
 from tallystick.proof.dispute import messages as m
@@ -222,11 +223,7 @@ def test_when_both_claim_wrong_values_of_one_element_both_lose() -> None:
     once, twice = (
         liar({number: 1, **target}),
         sample().replay(
-            {
-                AT: lambda n, x: (
-                    changed(changed(x, 1), 1) if n == number else changed(changed(x, 0), 0) if n in target else x
-                )
-            }
+            {AT: lambda n, x: nudged(nudged(x, 1), 1) if n == number else nudged(nudged(x, 0), 0) if n in target else x}
         ),
     )
     parties = [Party(once, 0), Party(twice, 1)]

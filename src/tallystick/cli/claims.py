@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from tallystick.cli.network import JOIN
 from tallystick.cli.output import errors, fail, print_json
+from tallystick.cli.proofs import NONCE_BYTES
 from tallystick.errors import Refused
 
 if TYPE_CHECKING:
-    from tallystick.network.dial import Validators
     from tallystick.proof.ownership import Claim, Place
 
-JOIN = typer.Option(..., "--join", help="URL of a validator; repeat it to name more.")
 EXIT_UNDECIDED = 1
 
 
@@ -128,7 +128,7 @@ def _claim(path: Path, join: list[str], full: bool) -> "Claim":
 
     places = Places(path)
     proof = open_proof(places)
-    verdict = verify(places, How(FULL if full else Sample(secrets.token_bytes(32))))
+    verdict = verify(places, How(FULL if full else Sample(secrets.token_bytes(NONCE_BYTES))))
     errors.print(f"{path}: {verdict.reason}", soft_wrap=True, markup=False)
     parent = proof.commitment.parent
     return Claim(
@@ -151,14 +151,10 @@ def _place(digest: str, join: list[str]) -> "Place | None":
     for url in join:
         with Validators([url]) as validators:
             view = validators.anchor(digest)
-            found.append(Place(_chain(validators), view.height, view.time_ms, view.number) if view else None)
+            found.append(Place(validators.status().chain, view.height, view.time_ms, view.number) if view else None)
     if any(place != found[0] for place in found):
         fail(f"{digest}: the named validators do not agree where it is anchored: {found}; ask again, or ask others")
     return found[0]
-
-
-def _chain(validators: "Validators") -> str:
-    return validators.status().chain
 
 
 def _signature(path: Path) -> str:

@@ -22,11 +22,12 @@ from tallystick.program.tensors import from_blob, to_blob, without_zeros
 from tallystick.program.training import LOSS, Training, mean_loss, state_specs, train_step
 from tallystick.proof import manifest as m
 from tallystick.proof.commitment import Commitment, sign_commitment
+from tallystick.proof.durable import write_whole
 from tallystick.proof.manifest import FileName
 from tallystick.proof.recording import Scribe
 from tallystick.proof.resume import recover
 from tallystick.proof.roots import model_root, state_root_of, tensor_digests
-from tallystick.proof.writer import Writer, create, write_durably
+from tallystick.proof.writer import Writer, create
 
 OnStep = Callable[[int, int, float], None]
 """Called after each step with the number of steps done, the number there are, and the mean loss of this one."""
@@ -160,7 +161,7 @@ def train(recorder: Recorder, on_step: OnStep | None = None, stop: Callable[[], 
 def _diverged(recorder: Recorder, error: NonFiniteError) -> DivergedError:
     recorder.wait()
     name = LAST_GOOD.format(recorder.step)
-    write_durably(recorder.path, name, to_blob(recorder.state))
+    write_whole(recorder.path / name, to_blob(recorder.state))
     return DivergedError(
         f"training has diverged: {error}. The last good state, before step {recorder.step}, is "
         f"{recorder.path / name}; change the task and train into a new directory"

@@ -26,6 +26,7 @@ from tallystick.errors import TallystickError
 from tallystick.proof import files
 from tallystick.proof import manifest as m
 from tallystick.proof.commitment import Commitment
+from tallystick.proof.durable import append, sync, write_whole
 from tallystick.proof.manifest import FileName, Statement
 from tallystick.proof.recording import Closed
 from tallystick.proof.segments import encode_segment
@@ -61,12 +62,12 @@ def create(path: Path, contents: Mapping[FileName, bytes]) -> None:
     try:
         empty: dict[FileName, bytes] = {m.TRANSCRIPT: b"", m.SEGMENTS: b""}
         for name, data in {**contents, **empty}.items():
-            write_durably(draft, name, data)
+            write_whole(draft / name, data)
         _rename(draft, path)
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)
         raise
-    _sync(path.parent)
+    sync(path.parent)
 
 
 class Writer:
@@ -102,37 +103,18 @@ class Writer:
 
     def append(self, commitment: Commitment, closed: Closed, links: bytes) -> None:
         """Makes a finished segment durable."""
-        write_durably(self.path, state_name(commitment, closed.segment.step), closed.state)
-        _append(self.path / m.TRANSCRIPT, links)
-        _append(self.path / m.SEGMENTS, encode_segment(closed.segment))
+        write_whole(self.path / state_name(commitment, closed.segment.step), closed.state)
+        append(self.path / m.TRANSCRIPT, links)
+        append(self.path / m.SEGMENTS, encode_segment(closed.segment))
 
     def finish(self, key: Key, link: bytes, root: str, model: str) -> None:
         """Lists every file and signs the list."""
         names = [name for name in sorted({*m.REQUIRED, m.TEST}) if (self.path / name).exists()]
         listed = m.encode_manifest(m.manifest_of({name: _digest_and_size(self.path, name) for name in names}))
         commitment = _digest_and_size(self.path, m.COMMITMENT)[0]
-        write_durably(self.path, m.MANIFEST, listed)
+        write_whole(self.path / m.MANIFEST, listed)
         statement = Statement(blob_name(listed), commitment, link.hex(), root, model)
-        write_durably(self.path, m.SIGNATURE, m.sign_statement(key, statement))
-
-
-def write_durably(folder: Path, name: str, data: bytes) -> None:
-    """Writes a file that is there in full or, after a crash, not at all."""
-    place = folder / name
-    draft = place.with_name(f".{place.name}.draft")
-    with draft.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(place)
-    _sync(place.parent)
-
-
-def _append(path: Path, data: bytes) -> None:
-    with path.open("ab") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+        write_whole(self.path / m.SIGNATURE, m.sign_statement(key, statement))
 
 
 def _digest_and_size(folder: Path, name: str) -> tuple[str, int]:
@@ -146,12 +128,3 @@ def _rename(draft: Path, path: Path) -> None:
         draft.rename(path)
     except OSError as error:
         raise ProofExistsError(f"{path}: {error.strerror}; choose another place") from None
-
-
-def _sync(directory: Path) -> None:
-    """Makes the names in `directory` durable."""
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

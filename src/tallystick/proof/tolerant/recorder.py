@@ -21,9 +21,10 @@ from tallystick.canon.encoding import to_json
 from tallystick.canon.hashing import blob_name
 from tallystick.canon.identity import Key
 from tallystick.errors import Refused, TallystickError
+from tallystick.proof.durable import append, write_whole
 from tallystick.proof.tolerant import record as r
 from tallystick.proof.tolerant.data import batch_digest, data_root, record_digests
-from tallystick.proof.tolerant.files import Read, append, reader, write_whole
+from tallystick.proof.tolerant.files import Read, reader
 from tallystick.proof.tolerant.record import Entry, Link, Manifest, checkpoint_name
 from tallystick.proof.tolerant.run import Dataset, Run, advance, as_float
 from tallystick.proof.tolerant.seeding import batch_of_step, seed_step
