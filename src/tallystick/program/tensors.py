@@ -17,8 +17,8 @@ from torch import Tensor
 
 from tallystick.errors import Refused
 from tallystick.exact.rounding import canonical
+from tallystick.program.dtypes import DTYPE_NAMES, DTYPES
 from tallystick.program.graph import TensorSpec
-from tallystick.program.interpreter import DTYPE_NAMES
 from tallystick.program.optimizers import Tensors
 
 HEADER_BYTES_PER_TENSOR: Final = 1024
@@ -78,9 +78,7 @@ def from_blob(data: bytes, expected: Iterable[TensorSpec], what: str, *, zeros_l
     except (SafetensorError, ValueError, RuntimeError, KeyError, OverflowError) as error:
         raise Refused("malformed", f"{what}: not a safetensors file: {str(error)[:200]}") from None
     if zeros_left_out:
-        found |= {
-            name: torch.zeros(s.shape, dtype=getattr(torch, s.dtype)) for name, s in specs.items() if name not in found
-        }
+        found |= {name: torch.zeros(s.shape, dtype=DTYPES[s.dtype]) for name, s in specs.items() if name not in found}
     if set(found) != set(specs):
         odd = sorted(set(found) ^ set(specs))[0]
         raise Refused("wrong_tensors", f"{what}: tensor {odd[:80]!r} is missing or was not expected")

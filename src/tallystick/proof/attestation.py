@@ -13,7 +13,6 @@ check of the training: that is `tallystick verify` on the proof that the second 
 import base64
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
@@ -22,6 +21,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from tallystick.errors import Refused
+from tallystick.proof.directory import Proof
 
 STATEMENT_TYPE: Final = "https://in-toto.io/Statement/v1"
 PAYLOAD_TYPE: Final = "application/vnd.in-toto+json"
@@ -36,23 +36,6 @@ HASHES: Final[dict[str, type[hashes.HashAlgorithm]]] = {
 }
 """The curves that OpenSSF Model Signing admits, each with its hash."""
 Statement = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class TrainingFacts:
-    """What a proof says of a model, all hex digests but `arithmetic`, `profile` and `steps`."""
-
-    proof: str
-    """SHA-256 of the proof's signed final statement."""
-    prover: str
-    spec: str
-    program: str
-    train_root: str
-    initial_root: str
-    final_root: str
-    arithmetic: str
-    profile: str
-    steps: int
 
 
 class Signature(msgspec.Struct, frozen=True):
@@ -83,19 +66,20 @@ def model_statement(name: str, files: Mapping[str, str]) -> Statement:
     return _statement(name, model_digest(files), MODEL_SIGNATURE, predicate)
 
 
-def training_statement(name: str, files: Mapping[str, str], facts: TrainingFacts) -> Statement:
+def training_statement(name: str, files: Mapping[str, str], proof: Proof) -> Statement:
     """That the model `name` with `files` is what the training of a proof ends in."""
+    commitment = proof.commitment
     predicate = {
-        "proof": {"digest": {"sha256": facts.proof}, "prover": facts.prover},
+        "proof": {"digest": {"sha256": proof.signature}, "prover": proof.prover},
         "training": {
-            "specification": {"digest": {"sha256": facts.spec}},
-            "program": {"digest": {"sha256": facts.program}},
-            "arithmetic": facts.arithmetic,
-            "profile": facts.profile,
-            "steps": facts.steps,
-            "trainDataRoot": facts.train_root,
-            "initialStateRoot": facts.initial_root,
-            "finalStateRoot": facts.final_root,
+            "specification": {"digest": {"sha256": commitment.spec}},
+            "program": {"digest": {"sha256": commitment.program}},
+            "arithmetic": commitment.arithmetic,
+            "profile": commitment.profile,
+            "steps": commitment.steps,
+            "trainDataRoot": commitment.data,
+            "initialStateRoot": commitment.initial,
+            "finalStateRoot": proof.statement.root,
         },
         "verification": "tallystick verify PROOF, then compare the model's tensors with the proof's final state",
     }

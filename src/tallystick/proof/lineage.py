@@ -80,35 +80,38 @@ def _generations(
     places: Places, parents: Sequence[Places], policy: str, check: Check, remembered: Remembered | None
 ) -> list[Verdict]:
     """Verdicts, the youngest first, up to the first that is not `verified`."""
-    known: dict[str, Places] = {}
+    known: dict[str, Proof] = {}
     for place in parents:
         try:
-            known[open_proof(place).signature] = place
+            proof = open_proof(place)
         except Refused as refused:
             return [_refusal(Refused(refused.code, f"{place.proof}: {refused.reason}"))]
+        known[proof.signature] = proof
+    try:
+        proof = open_proof(places)
+    except Refused as refused:
+        return [_refusal(refused)]
     verdicts: list[Verdict] = []
-    child: Proof | None = None
     while len(verdicts) < MAX_GENERATIONS:
-        try:
-            proof = open_proof(places)
-            if child is not None:
-                require_descent(child, proof)
-        except Refused as refused:
-            return [*verdicts, _refusal(refused)]
-        verdict = (remembered.find(proof.signature, policy) if remembered and child else None) or check(places)
-        verdicts.append(verdict)
-        if verdict.outcome != "verified":
+        earlier = remembered.find(proof.signature, policy) if remembered and verdicts else None
+        verdicts.append(earlier or check(proof.places))
+        if verdicts[-1].outcome != "verified":
             return verdicts
         if remembered:
-            remembered.keep(verdict)
-        parent = proof.commitment.parent
-        if parent is None:
+            remembered.keep(verdicts[-1])
+        claimed = proof.commitment.parent
+        if claimed is None:
             return verdicts
-        if parent.signature not in known:
+        parent = known.pop(claimed.signature, None)  # taken out, so that no lineage goes round in circles
+        if parent is None:
             way = "name its directory with --parent, or leave out what it started from with --alone"
-            missing = Refused("missing_parent", f"the training started from the proof {parent.signature}; {way}")
+            missing = Refused("missing_parent", f"the training started from the proof {claimed.signature}; {way}")
             return [*verdicts, _refusal(missing)]
-        places, child = known.pop(parent.signature), proof  # taken out, so that no lineage goes round in circles
+        try:
+            require_descent(proof, parent)
+        except Refused as refused:
+            return [*verdicts, _refusal(refused)]
+        proof = parent
     return [*verdicts, _refusal(Refused("too_many_parents", f"more than {MAX_GENERATIONS} generations"))]
 
 

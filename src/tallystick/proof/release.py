@@ -9,14 +9,13 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from tallystick.canon.hashing import blob_name
 from tallystick.program.tensors import to_blob
 from tallystick.proof.attestation import (
-    TrainingFacts,
     bundle,
     load_signing_key,
     model_statement,
     sign_envelope,
     training_statement,
 )
-from tallystick.proof.directory import Places, Proof, open_proof
+from tallystick.proof.directory import Places, open_proof
 from tallystick.proof.lineage import final_model
 
 WEIGHTS: Final = "model.safetensors"
@@ -44,25 +43,9 @@ def write_release(places: Places, out: Path, key: bytes, name: str) -> None:
     files = {WEIGHTS: blob_name(data)}
     public = secret.public_key()
     signature = bundle(sign_envelope(model_statement(name, files), secret), public)
-    statement = sign_envelope(training_statement(name, files, facts_of(proof)), secret)
+    statement = sign_envelope(training_statement(name, files, proof), secret)
     (out / MODEL).mkdir(parents=True)
     (out / MODEL / WEIGHTS).write_bytes(data)
     (out / MODEL_SIGNATURE).write_bytes(signature)
     (out / STATEMENT).write_bytes(msgspec.json.format(msgspec.json.encode(statement), indent=2) + b"\n")
     (out / PUBLIC_KEY).write_bytes(public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
-
-
-def facts_of(proof: Proof) -> TrainingFacts:
-    commitment = proof.commitment
-    return TrainingFacts(
-        proof=proof.signature,
-        prover=proof.prover,
-        spec=commitment.spec,
-        program=commitment.program,
-        train_root=commitment.data,
-        initial_root=commitment.initial,
-        final_root=proof.statement.root,
-        arithmetic=commitment.arithmetic,
-        profile=commitment.profile,
-        steps=commitment.steps,
-    )

@@ -31,7 +31,7 @@ from tallystick.proof.commitment import Commitment, Parent, commitment_of, sign_
 from tallystick.proof.directory import Places, Proof, open_proof
 from tallystick.proof.manifest import FileName, Statement
 from tallystick.proof.policy import FULL, Policy
-from tallystick.proof.recorder import Recorder, Run
+from tallystick.proof.recorder import Recorder, Run, train
 from tallystick.proof.recording import Scribe
 from tallystick.proof.roots import model_root, records_root, state_root, tensor_digests
 from tallystick.proof.transcript import start
@@ -183,9 +183,7 @@ def record(path: Path, run: Run, key: Key, parent: Parent | None = None) -> Proo
     name = blob_name(encode_spec(spec))
     commitment = commitment_of(spec, name, run.training.program, segment=SEGMENT, parent=parent)
     with Recorder(path, key, run, commitment) as recorder:
-        for step in range(recorder.commitment.steps):
-            recorder.add(*train_step(run.training, recorder.state, step))
-        recorder.finish()
+        train(recorder)
     return open_proof(Places(path))
 
 

@@ -6,15 +6,12 @@ Dropout and augmentation are then the same in a replay and after a restart, what
 
 import functools
 import random
-from typing import Final
 
 import numpy as np
 import torch
 
 from tallystick.canon.hashing import digest
 from tallystick.exact.random import permutation
-
-MAX_SEED: Final = 2**63 - 1
 
 
 def _derived(role: str, seed: int, number: int) -> int:
