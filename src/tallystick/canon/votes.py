@@ -73,14 +73,29 @@ def seal_vote(key: Key, chain: str, vote: Vote) -> bytes:
     return seal(key, vote_domain(chain), to_bytes(vote))
 
 
+def open_authentic(chain: str, sealed: bytes, *, limit: int) -> Opened:
+    """Checks size and signature of a message of consensus; the payload is still unparsed.
+
+    Raises:
+        Refused: `too_large`, `truncated` or `bad_signature`.
+    """
+    if len(sealed) <= MAX_VOTE_BYTES:
+        return _open_small(chain, sealed)
+    return open_sealed(sealed, vote_domain(chain), limit=limit, what="message")
+
+
 @functools.lru_cache(REMEMBERED_VOTES)
+def _open_small(chain: str, sealed: bytes) -> Opened:
+    return open_sealed(sealed, vote_domain(chain), limit=MAX_VOTE_BYTES, what="message")
+
+
 def open_vote(chain: str, sealed: bytes) -> tuple[str, Vote]:
     """Checks a sealed vote; whether its sender has one is for the caller.
 
     Raises:
         Refused: `too_large`, `truncated`, `bad_signature` or `malformed`.
     """
-    opened: Opened = open_sealed(sealed, vote_domain(chain), limit=MAX_VOTE_BYTES, what="vote")
+    opened = open_authentic(chain, sealed, limit=MAX_VOTE_BYTES)
     vote: Vote = from_bytes(opened.payload, Vote, limit=MAX_VOTE_BYTES, what="vote")
     return opened.sender, vote
 

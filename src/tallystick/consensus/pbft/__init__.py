@@ -1,10 +1,9 @@
-"""An embedded PBFT as a sans-I/O state machine: `Replica.step(event) -> effects`. Start reading at `io` and `normal`.
-
-The normal case with durable votes and catch-up. Not here yet: view change, checkpoints, membership (docs/consensus.md).
+"""An embedded PBFT as a sans-I/O state machine: `Replica.step(event) -> effects`. Start reading at `io` and `normal`,
+then `checkpoints`, `views`, `catchup` and `transfer`; docs/consensus.md explains the whole before the code does.
 """
 
-from tallystick.consensus.pbft.certificate import verify_certificate
-from tallystick.consensus.pbft.group import Group
+from tallystick.consensus.pbft.certificate import verify_certificate, verify_history
+from tallystick.consensus.pbft.group import Group, Parameters
 from tallystick.consensus.pbft.replica import Replica
 
-__all__ = ["Group", "Replica", "verify_certificate"]
+__all__ = ["Group", "Parameters", "Replica", "verify_certificate", "verify_history"]

@@ -1,51 +1,101 @@
-"""Getting blocks that others already have.
+"""Getting blocks that others already have, and telling others what they miss.
 
-Heights that peers claim only tell whom to ask. A block is taken for its certificate, whoever sends it. One request is
-under way at a time; a peer that is silent or sends what does not hold costs one turn, and the next one is asked.
+What peers claim in a status only tells whom to ask. A block is taken for its certificate, whoever sends it. One request
+is under way at a time; a peer that is silent or sends what does not hold costs one turn, and the next one is asked. No
+request reaches beyond the next checkpoint: who certifies the blocks after it is known when it has been executed.
 """
 
 from tallystick.consensus.pbft.certificate import verify_certificate
-from tallystick.consensus.pbft.io import BlocksRead, ReadBlocks, Send
+from tallystick.consensus.pbft.io import BlocksRead, MuteRecord, Persist, ReadBlocks, Send
 from tallystick.consensus.pbft.limits import (
     BEHIND_MS,
     FETCH_TIMEOUT_MS,
     MAX_ANSWER_BYTES,
     MAX_ANSWERS_PER_TICK,
     MAX_BLOCKS_PER_ANSWER,
+    MAX_PROOFS_PER_ANSWER,
 )
-from tallystick.consensus.pbft.messages import Blocks, CertifiedBlock, Fetch, Status, seal_message
-from tallystick.consensus.pbft.state import Outstanding, State, deliver
+from tallystick.consensus.pbft.messages import Blocks, CertifiedBlock, Checkpoints, Fetch, Status
+from tallystick.consensus.pbft.state import Fetching, State, deliver
 from tallystick.errors import Refused
+
+# ---- where everybody stands
 
 
 def own_status(state: State) -> bytes:
-    return seal_message(state.key, state.group, Status(state.group.epoch, state.view, state.head.height))
+    status = Status(state.group.epoch, state.view, state.active, state.head.height, state.stable.height)
+    return state.seal(status)
 
 
 def on_status(state: State, sender: str, message: Status) -> None:
-    state.peers[sender] = message.height
+    peer = state.peer(sender)
+    peer.epoch, peer.height = message.epoch, message.height
+    _end_silence(state)
+    if message.stable < state.stable.height and _may_answer(state, sender):
+        state.send(sender, Checkpoints(state.group.epoch, _proofs_above(state, message.stable)))
+    trails = (message.epoch, message.view, message.active) < (state.group.epoch, state.view, True)
+    if message.epoch == state.group.epoch and trails and state.new_view and _may_answer(state, sender):
+        state.do(Send(sender, state.new_view))
+
+
+def _proofs_above(state: State, height: int) -> list[bytes]:
+    """Checkpoints at which the validators changed, then the last stable one: a chain of trust from `height` on.
+
+    If it is too long for one message, the receiver's next status tells where to go on.
+    """
+    changes = [proof for at, proof in state.history.items() if height < at < state.stable.height]
+    return [*changes, state.stable.proof][:MAX_PROOFS_PER_ANSWER]
+
+
+def _end_silence(state: State) -> None:
+    """A node that lost its memory learns from a quorum which epoch it is.
+
+    If it was in epoch e, a quorum had committed the end of epoch e - 1, so among any quorum's answers one is e - 1 or
+    later. Two epochs after the latest answer is one that none of its lost signatures can name.
+    """
+    if state.mute is None or state.mute.until:
+        return
+    told = [peer.epoch for identity, peer in state.peers.items() if peer.epoch >= 0 and identity != state.me]
+    if len(told) >= state.group.quorum:
+        state.mute = MuteRecord(max(told) + 2)
+        state.do(Persist(state.mute))
+
+
+def _may_answer(state: State, sender: str) -> bool:
+    peer = state.peer(sender)
+    peer.answers += 1
+    return peer.answers <= MAX_ANSWERS_PER_TICK
+
+
+# ---- asking
 
 
 def fetch_if_behind(state: State) -> None:
     """On a tick: asks for blocks if a gap has lasted too long for messages under way to fill it."""
-    if state.fetch is not None and state.elapsed_ms >= state.fetch.until_ms:
+    if state.fetch is not None and state.clock.elapsed_ms >= state.fetch.until_ms:
         state.fetch = None
-    if state.fetch is None and state.elapsed_ms >= state.progress_ms + BEHIND_MS:
+    if state.clock.elapsed_ms >= state.clock.progress_ms + BEHIND_MS:
         _ask_next(state)
 
 
 def _ask_next(state: State) -> None:
     """Asks the next peer, in turn, that claims a height above ours."""
-    order = state.group.validators
-    after = order.index(state.last_asked) + 1 if state.last_asked else 0
-    ahead = [peer for peer in order[after:] + order[:after] if state.peers.get(peer, 0) > state.head.height]
+    if state.fetch is not None or state.inbound or state.transfer is not None or state.halted:
+        return
+    order = sorted(state.peers)
+    after = order.index(state.last_asked) + 1 if state.last_asked in state.peers else 0
+    ahead = [peer for peer in order[after:] + order[:after] if state.peers[peer].height > state.head.height]
     if not ahead:
         return
     peer, first = ahead[0], state.head.height + 1
-    last = min(state.peers[peer], state.head.height + MAX_BLOCKS_PER_ANSWER)
-    state.fetch = Outstanding(peer, first, last, state.elapsed_ms + FETCH_TIMEOUT_MS)
+    last = min(
+        state.peers[peer].height,
+        state.head.height + MAX_BLOCKS_PER_ANSWER,
+        state.group.checkpoint_after(state.head.height),
+    )
+    state.fetch = Fetching(peer, first, last, state.clock.elapsed_ms + FETCH_TIMEOUT_MS)
     state.last_asked = peer
-    state.do(Send(peer, seal_message(state.key, state.group, Fetch(state.group.epoch, first, last))))
+    state.send(peer, Fetch(state.group.epoch, first, last))
 
 
 # ---- answering
@@ -54,8 +104,7 @@ def _ask_next(state: State) -> None:
 def on_fetch(state: State, sender: str, message: Fetch) -> None:
     if not 1 <= message.first <= message.last:
         raise Refused("bad_range", f"{sender[:12]} asks for blocks {message.first} to {message.last}")
-    state.answers[sender] += 1
-    if state.answers[sender] > MAX_ANSWERS_PER_TICK:
+    if not _may_answer(state, sender):
         raise Refused("too_many_fetches", f"{sender[:12]} asks for blocks faster than we serve them")
     last = min(message.last, message.first + MAX_BLOCKS_PER_ANSWER - 1, state.head.height)
     if message.first <= last:
@@ -63,8 +112,7 @@ def on_fetch(state: State, sender: str, message: Fetch) -> None:
 
 
 def on_blocks_read(state: State, event: BlocksRead) -> None:
-    answer = Blocks(state.group.epoch, [CertifiedBlock(*pair) for pair in event.blocks])
-    state.do(Send(event.peer, seal_message(state.key, state.group, answer)))
+    state.send(event.peer, Blocks(state.group.epoch, [CertifiedBlock(*pair) for pair in event.blocks]))
 
 
 # ---- taking
@@ -74,25 +122,38 @@ def on_blocks(state: State, sender: str, message: Blocks) -> None:
     asked = state.fetch
     if asked is None or asked.peer != sender:
         raise Refused("unsolicited_blocks", f"{sender[:12]} sent blocks that we did not ask it for")
-    state.fetch = None
+    state.fetch, state.catching_up = None, True
     try:
         _take_all(state, asked, message.blocks)
     except Refused:
-        state.peers[sender] = 0  # until it claims a height again
+        state.peer(sender).height = 0  # until it claims a height again
         raise
     finally:
-        _ask_next(state)
+        deliver_inbound(state)
 
 
-def _take_all(state: State, asked: Outstanding, answer: list[CertifiedBlock]) -> None:
-    """Delivers what is new in `answer`; agreement may have brought some of it while the answer was under way."""
+def _take_all(state: State, asked: Fetching, answer: list[CertifiedBlock]) -> None:
+    """Queues what is new in `answer`; agreement may have brought some of it while the answer was under way, and may
+    have brought us into the next epoch, whose blocks were not asked for."""
     if not answer:
         raise Refused("no_blocks", f"{asked.peer[:12]} claims blocks from {asked.first} on and sent none")
+    if asked.first <= state.group.start:
+        return
     for height, certified in enumerate(answer, asked.first):
         block = verify_certificate(state.group, certified.block, certified.certificate)
-        if block.height != height:
+        if block.height != height or height > asked.last:
             raise Refused("wrong_height", f"{asked.peer[:12]} sent block {block.height} in the place of {height}")
-        if height > state.head.height:
-            # The certificate vouches for the parent too: a quorum checked it.
-            assert block.parent == state.head.digest, f"certified block {height} does not extend our head: a fork"
-            deliver(state, block, certified.block, state.group.block_digest(certified.block), certified.certificate)
+        state.inbound.append((certified.block, certified.certificate, block))
+
+
+def deliver_inbound(state: State) -> None:
+    """Delivers the next of the blocks that came, when the one before is executed; then asks for more."""
+    while state.inbound and state.inbound[0][2].height <= state.head.height:
+        state.inbound.popleft()
+    if not state.inbound:
+        if state.catching_up:
+            state.catching_up = False
+            _ask_next(state)
+    elif state.executed == state.head.height and not state.halted:
+        encoded, certificate, block = state.inbound.popleft()
+        deliver(state, block, encoded, state.group.block_digest(encoded), certificate)

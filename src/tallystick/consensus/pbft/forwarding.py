@@ -15,7 +15,7 @@ from tallystick.errors import Refused
 
 def submit(state: State, transaction: bytes) -> None:
     """Raises `Refused`: `bad_transaction_size` or `mempool_full`."""
-    if state.pool.add(transaction, state.elapsed_ms, ours=True):
+    if state.pool.add(transaction, state.clock.elapsed_ms, ours=True):
         state.outbox.append(transaction)
 
 
@@ -38,7 +38,7 @@ def on_examined(state: State, event: Examined) -> None:
 
 def _take(state: State, transaction: bytes) -> None:
     try:
-        state.pool.add(transaction, state.elapsed_ms, ours=False)
+        state.pool.add(transaction, state.clock.elapsed_ms, ours=False)
     except Refused as refused:
         state.rejections[refused.code] += 1
 
@@ -71,9 +71,9 @@ def _frames(state: State, transactions: list[bytes]) -> Iterator[bytes]:
 
 
 def recheck_if_due(state: State) -> None:
-    if state.elapsed_ms < state.recheck_ms:
+    if state.clock.elapsed_ms < state.clock.recheck_ms:
         return
-    state.recheck_ms = state.elapsed_ms + RECHECK_MS
-    overdue = state.pool.overdue(state.elapsed_ms)
+    state.clock.recheck_ms = state.clock.elapsed_ms + RECHECK_MS
+    overdue = state.pool.overdue(state.clock.elapsed_ms)
     if overdue:
         state.do(Examine(overdue, again=True))

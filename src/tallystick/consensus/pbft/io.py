@@ -1,15 +1,17 @@
 """What goes into the state machine and what comes out of it.
 
-**Contract.** The shell carries out the effects of a step in their order, and a `Persist` or `Deliver` must be on disk
-before any later `Send` or `Broadcast` leaves. A shell may commit all of a batch's records first and send then; it may
-never send first. It answers `Deliver` with `Executed` before it hands in anything from the network, `Examine` with
-`Examined`, and `ReadBlocks` with `BlocksRead`. It hands in a `Tick` after each batch of other events, and a few dozen
-times a second when there are none: proposals, forwards and timers all happen there.
+**Contract.** The shell carries out the effects of a step in their order, and a `Persist`, `Deliver`, `SaveChunk` or
+`Restore` must be on disk before any later `Send` or `Broadcast` leaves. A shell may commit all of a batch's records
+first and send then; it may never send first. These are answered before anything else is handed in: `Deliver` with
+`Executed`, `Restore` with `Restored`, `Examine` with `Examined`, `Verify` with `Verified`, `ReadBlocks` with
+`BlocksRead`, `ReadChunk` with `ChunkRead`. The shell hands in a `Tick` after each batch of other events, and a few
+dozen times a second when there are none: proposals, forwards and timers all happen there. After `Halt` it stops.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 
+from tallystick.consensus.pbft.group import Group
 from tallystick.consensus.port import CommittedBlock
 
 
@@ -19,9 +21,17 @@ class Phase(StrEnum):
     COMMIT = "commit"
 
 
+# ---- what must survive a crash
+
+
 @dataclass(frozen=True)
 class VoteRecord:
-    """A vote we gave. Once it may have left, we never give another for the same epoch, view, height and phase."""
+    """A vote we gave. Once it may have left, we never give another for the same epoch, view, height and phase.
+
+    The same vote may come again, with the block that was missing the first time or after a restart; a shell replaces
+    the record, and refuses one that names another digest. It keeps those above the last stable
+    checkpoint, and forgets what a `CheckpointRecord` covers and what is of an epoch that ended.
+    """
 
     epoch: int
     view: int
@@ -30,19 +40,130 @@ class VoteRecord:
     digest: bytes
     block: bytes = b""
     """With a pre-prepare or prepare: the block, so that after a restart we still hold what we stand for."""
+    proof: bytes = b""
+    """With a commit: the prepare certificate, which a view change will have to show."""
+
+
+@dataclass(frozen=True)
+class ViewRecord:
+    """We left all views below this one; the last record counts."""
+
+    epoch: int
+    view: int
+    view_change: bytes = b""
+    """The sealed message we sent to get there; empty if a new view took us along."""
+    new_view: bytes = b""
+    """The sealed message that opened the view; empty while we wait for it."""
+
+
+@dataclass(frozen=True)
+class CheckpointRecord:
+    """A stable checkpoint. The shell keeps the last one, and each that `ends` the rule of a set of validators."""
+
+    epoch: int
+    height: int
+    proof: bytes
+    """An encoded `StableCheckpoint`."""
+    ends: bool
+    """Whether other validators follow: newcomers need every such checkpoint, in order, to know whom to believe."""
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """We entered an epoch: its first height is `start` + 1. The last two records count."""
+
+    epoch: int
+    start: int
+    since: int
+    """The checkpoint at which its validators took office."""
+    validators: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class MuteRecord:
+    """The disk lost what this validator may have signed. It follows, and votes again from epoch `until` on: no epoch
+    that its lost signatures can name. `until` is 0 while a quorum has not said yet which epoch it is."""
+
+    until: int = 0
+
+
+@dataclass(frozen=True)
+class ContentRecord:
+    """What we got by executing to a checkpoint. A shell forgets it when a `CheckpointRecord` covers it."""
+
+    height: int
+    content: bytes
+    """An encoded `CheckpointContent`."""
+
+
+Record = VoteRecord | ViewRecord | ContentRecord | CheckpointRecord | EpochRecord | MuteRecord
+
+
+@dataclass(frozen=True)
+class Head:
+    """Where the delivered chain ends."""
+
+    height: int
+    digest: bytes
+    """Names this block and all before it."""
+    time_ms: int
+
+
+@dataclass(frozen=True)
+class Certified:
+    """A delivered block above the last stable checkpoint, which a view change may have to prove."""
+
+    height: int
+    digest: bytes
+    """Of this block alone, as votes name it."""
+    certificate: bytes
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """A state transfer that was under way, and which chunks are here."""
+
+    proofs: tuple[bytes, ...]
+    manifest: bytes
+    chunks: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What executing up to a checkpoint gave."""
+
+    root: bytes
+    """Of the application's snapshot (`canon.chunks.snapshot_root`)."""
+    validators: tuple[str, ...]
+    """Who should agree on the blocks after it."""
 
 
 @dataclass(frozen=True)
 class Durable:
-    """What a replica starts from: what its disk holds."""
+    """What a replica starts from: what its disk holds. All empty for a new one, which then starts at genesis."""
 
-    height: int = 0
-    digest: bytes = b""
-    """Of the last delivered block; unused at height 0."""
-    time_ms: int = 0
+    head: Head | None = None
+    """None before the first block."""
     deadline_ms: int | None = None
     """What the application says is due after executing that block."""
-    votes: tuple[VoteRecord, ...] = field(default=())
+    change_due: bool = False
+    """Whether the application names other validators than those of the epoch."""
+    outcome: Outcome | None = None
+    """If the head is a checkpoint: what executing up to it gave, in case the stop came before that was recorded."""
+    epoch: EpochRecord | None = None
+    previous: EpochRecord | None = None
+    """The epoch before that one."""
+    view: ViewRecord | None = None
+    checkpoint: bytes = b""
+    """Proof of the last stable checkpoint."""
+    history: tuple[bytes, ...] = ()
+    """Proofs of all checkpoints that end the rule of a set of validators, in order."""
+    contents: tuple[ContentRecord, ...] = ()
+    certified: tuple[Certified, ...] = ()
+    """Delivered blocks above the stable checkpoint, in order."""
+    votes: tuple[VoteRecord, ...] = ()
+    transfer: Transfer | None = None
+    mute: MuteRecord | None = None
 
 
 # ---- events
@@ -82,8 +203,29 @@ class Examined:
 
 
 @dataclass(frozen=True)
+class Verified:
+    """The application's word on the transactions of a `Verify`."""
+
+    digest: bytes
+    refused: str = ""
+    """The reason code of the first transaction that no honest validator would let pass; empty if all may."""
+
+
+@dataclass(frozen=True)
 class Executed:
     """The application has executed up to `height`."""
+
+    height: int
+    deadline_ms: int | None
+    change_due: bool = False
+    """Whether the application names other validators than those that agree now: then a checkpoint is wanted soon."""
+    outcome: Outcome | None = None
+    """If that `Deliver` was a checkpoint."""
+
+
+@dataclass(frozen=True)
+class Restored:
+    """The application now holds the snapshot of a `Restore`."""
 
     height: int
     deadline_ms: int | None
@@ -91,10 +233,22 @@ class Executed:
 
 @dataclass(frozen=True)
 class BlocksRead:
-    """Stored blocks that `ReadBlocks` asked for, as (encoded block, certificate)."""
+    """Stored blocks that `ReadBlocks` asked for, as (encoded block, certificate). None if the first is not there."""
 
     peer: str
     blocks: tuple[tuple[bytes, bytes], ...]
+
+
+@dataclass(frozen=True)
+class ChunkRead:
+    """A part of a snapshot that `ReadChunk` asked for."""
+
+    peer: str
+    height: int
+    index: int
+    manifest: bytes
+    """With index 0: the digests of all chunks (`canon.chunks`)."""
+    data: bytes
 
 
 @dataclass(frozen=True)
@@ -105,7 +259,7 @@ class Tick:
     """A clock that never jumps; timers run on it, so that setting the wall clock cannot stall or spin them."""
 
 
-Event = Received | Connected | Submitted | Examined | Executed | BlocksRead | Tick
+Event = Received | Connected | Submitted | Examined | Verified | Executed | Restored | BlocksRead | ChunkRead | Tick
 
 
 # ---- effects
@@ -113,7 +267,7 @@ Event = Received | Connected | Submitted | Examined | Executed | BlocksRead | Ti
 
 @dataclass(frozen=True)
 class Persist:
-    record: VoteRecord
+    record: Record
 
 
 @dataclass(frozen=True)
@@ -124,7 +278,7 @@ class Send:
 
 @dataclass(frozen=True)
 class Broadcast:
-    """To every other validator."""
+    """To every other validator of the epoch, and to those of the one before who may still need it."""
 
     frame: bytes
 
@@ -135,6 +289,8 @@ class Deliver:
 
     block: CommittedBlock
     encoded: bytes
+    checkpoint: bool
+    """Whether `Executed` must bring an `Outcome`, and the snapshot be kept until a later checkpoint is stable."""
 
 
 @dataclass(frozen=True)
@@ -147,6 +303,15 @@ class Examine:
 
 
 @dataclass(frozen=True)
+class Verify:
+    """Ask the application whether every honest validator would let these pass, whatever its state (`check`)."""
+
+    digest: bytes
+    """Of the proposed block."""
+    transactions: tuple[bytes, ...]
+
+
+@dataclass(frozen=True)
 class ReadBlocks:
     """Read stored blocks `first` to `last` for `peer`, stopping before their sizes together pass `max_bytes`."""
 
@@ -156,4 +321,79 @@ class ReadBlocks:
     max_bytes: int
 
 
-Effect = Persist | Send | Broadcast | Deliver | Examine | ReadBlocks
+@dataclass(frozen=True)
+class ReadChunk:
+    """Read a chunk of the snapshot at the stable checkpoint `height` for `peer`."""
+
+    peer: str
+    height: int
+    index: int
+
+
+@dataclass(frozen=True)
+class StartTransfer:
+    """Forget what an earlier transfer saved, and keep this one's proofs and manifest."""
+
+    proofs: tuple[bytes, ...]
+    """Checkpoints that lead to the target, which is the last one."""
+    manifest: bytes
+
+
+@dataclass(frozen=True)
+class SaveChunk:
+    """Keep a checked chunk of the transfer that was started last, so that a restart does not fetch it again."""
+
+    index: int
+    data: bytes
+
+
+@dataclass(frozen=True)
+class Restore:
+    """All chunks are here: the application takes the snapshot, and the chain continues from `head`. Blocks between
+    what was stored before and `head` will be missing here; the stored head is `head` from now on."""
+
+    head: Head
+    epoch: EpochRecord
+    checkpoint: CheckpointRecord
+    history: tuple[bytes, ...]
+
+
+@dataclass(frozen=True)
+class Regroup:
+    """An epoch begins: keep channels to these validators, and to those of the one before until the next one."""
+
+    group: Group
+
+
+@dataclass(frozen=True)
+class Accuse:
+    """Two sealed votes of one validator that exclude each other: a case for the ledger."""
+
+    culprit: str
+    first: bytes
+    second: bytes
+
+
+@dataclass(frozen=True)
+class Halt:
+    """This node's state is not what a quorum agreed on, or it was told so by itself: it must stop, loudly."""
+
+    reason: str
+
+
+Effect = (
+    Persist
+    | Send
+    | Broadcast
+    | Deliver
+    | Examine
+    | Verify
+    | ReadBlocks
+    | ReadChunk
+    | StartTransfer
+    | SaveChunk
+    | Restore
+    | Regroup
+    | Accuse
+    | Halt
+)

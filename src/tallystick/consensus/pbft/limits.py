@@ -5,8 +5,10 @@ Bounds that two nodes must share to agree on what is valid are marked *agreed*; 
 
 from typing import Final
 
-MAX_VALIDATORS: Final = 64
+MAX_VALIDATORS: Final = 31
 """*Agreed.* Ed25519 certificates and all-to-all votes are meant for about twenty."""
+MAX_INTERVAL: Final = 64
+"""*Agreed.* Largest checkpoint interval: a view change proves up to twice as many heights."""
 MAX_TRANSACTION_BYTES: Final = 64 * 1024
 """*Agreed.* One transaction, sealed."""
 MAX_BLOCK_TRANSACTIONS: Final = 2000
@@ -14,22 +16,28 @@ MAX_BLOCK_TRANSACTIONS: Final = 2000
 MAX_BLOCK_BYTES: Final = 1024 * 1024
 """*Agreed.* One encoded block."""
 MAX_CERTIFICATE_BYTES: Final = MAX_VALIDATORS * 256
-"""*Agreed.* A sealed commit takes about 150 bytes."""
+"""*Agreed.* A sealed commit takes about 170 bytes."""
+MAX_CHECKPOINT_BYTES: Final = MAX_CERTIFICATE_BYTES + 4096
+"""*Agreed.* A stable checkpoint: its content names all validators."""
+MAX_VIEW_CHANGE_BYTES: Final = 2 * MAX_INTERVAL * MAX_CERTIFICATE_BYTES
+"""*Agreed.* One sealed view change; with few validators and the usual interval it takes some ten kilobytes."""
 MAX_CLOCK_SKEW_MS: Final = 30_000
 """How far ahead of our own clock a proposal's time may be."""
 
-MAX_FRAME_BYTES: Final = 2 * 1024 * 1024
-"""One sealed message on a channel. Holds the largest block with its certificate."""
-MAX_VOTE_BYTES: Final = 512
-"""One sealed vote inside another message."""
+MAX_FRAME_BYTES: Final = 8 * 1024 * 1024
+"""One sealed message on a channel. Holds a new view of the largest group."""
 BLOCK_OVERHEAD_BYTES: Final = 512
 """What a block's header and list lengths take beside its transactions; 5 bytes more for each transaction."""
 TRANSACTION_OVERHEAD_BYTES: Final = 5
 
-HEIGHT_MARGIN: Final = 4
-"""Heights beyond the next one for which messages are held: channels from different peers overtake one another."""
+MAX_EARLY_FRAMES: Final = 256
+"""From one peer, of a view or epoch that we have not entered yet."""
+MAX_EARLY_BYTES: Final = 2 * 1024 * 1024
+"""Of these, together."""
 MAX_EVIDENCE: Final = 64
-"""Pairs of conflicting votes kept."""
+"""Conflicts reported at most between two checkpoints."""
+PIPELINE_TRANSACTIONS: Final = 256
+"""While a block is in flight, another one is started only for this many: fewer, larger blocks cost less."""
 
 MAX_POOL_TRANSACTIONS: Final = 20_000
 MAX_POOL_BYTES: Final = 32 * 1024 * 1024
@@ -53,9 +61,17 @@ BEHIND_MS: Final = 100
 FETCH_TIMEOUT_MS: Final = 1_000
 """How long a peer may take to answer before another one is asked."""
 MAX_BLOCKS_PER_ANSWER: Final = 64
-MAX_ANSWER_BYTES: Final = MAX_FRAME_BYTES - 64 * 1024
+MAX_ANSWER_BYTES: Final = 2 * 1024 * 1024
 """Blocks and certificates in one answer."""
 MAX_ANSWERS_PER_TICK: Final = 8
 """Answers to one peer between two ticks; reading blocks costs us disk and a signature over megabytes."""
+
+TIMEOUT_MS: Final = 1_000
+"""How long a primary may take, at first; it doubles with each view that brings nothing."""
+MAX_DOUBLINGS: Final = 6
+TRANSFER_GAP: Final = 4
+"""Checkpoint intervals by which we must trail a stable checkpoint to fetch its snapshot and not the blocks."""
+MAX_CHUNKS_UNDER_WAY: Final = 4
+MAX_PROOFS_PER_ANSWER: Final = 64
 
 assert MAX_BLOCK_BYTES + MAX_CERTIFICATE_BYTES < MAX_ANSWER_BYTES

@@ -27,6 +27,8 @@ class Waiting:
     patience_ms: int
     """How long it waits before it is looked at and forwarded again."""
     due_ms: int
+    proposed: bool = False
+    """Whether a block that is being agreed on holds it."""
 
 
 @dataclass
@@ -64,14 +66,34 @@ class Pool:
         return True
 
     def front(self) -> list[bytes]:
-        """The oldest transactions that fit one block."""
+        """The oldest transactions that fit one block and are in none that is being agreed on."""
         chosen, room = [], MAX_BLOCK_BYTES - BLOCK_OVERHEAD_BYTES
-        for entry in islice(self.waiting.values(), MAX_BLOCK_TRANSACTIONS):
+        for entry in islice((e for e in self.waiting.values() if not e.proposed), MAX_BLOCK_TRANSACTIONS):
             room -= len(entry.transaction) + TRANSACTION_OVERHEAD_BYTES
             if room < 0:
                 break
             chosen.append(entry.transaction)
         return chosen
+
+    def propose(self, transactions: Iterable[bytes]) -> None:
+        """A block that is being agreed on holds these."""
+        for transaction in transactions:
+            entry = self.waiting.get(sha256(transaction).digest())
+            if entry is not None:
+                entry.proposed = True
+
+    def give_back(self) -> None:
+        """A view ended: what its blocks held waits again, until it is known what the next view takes over."""
+        for entry in self.waiting.values():
+            entry.proposed = False
+
+    @property
+    def oldest(self) -> bytes:
+        """Name of the transaction that has waited longest; empty if none waits."""
+        return next(iter(self.waiting), b"")
+
+    def waits(self, name: bytes) -> bool:
+        return name in self.waiting
 
     def committed(self, transactions: Iterable[bytes]) -> None:
         for transaction in transactions:

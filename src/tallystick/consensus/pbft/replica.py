@@ -6,11 +6,13 @@ The order of effects and what the shell owes in return is the contract in `io`.
 from collections.abc import Mapping
 
 from tallystick.canon.identity import Key
-from tallystick.consensus.pbft import catchup, forwarding, normal
+from tallystick.canon.votes import Checkpoint, Commit, Prepare
+from tallystick.consensus.pbft import catchup, checkpoints, forwarding, normal, restart, transfer, views
 from tallystick.consensus.pbft.group import Group
 from tallystick.consensus.pbft.io import (
     BlocksRead,
     Broadcast,
+    ChunkRead,
     Connected,
     Durable,
     Effect,
@@ -18,38 +20,48 @@ from tallystick.consensus.pbft.io import (
     Examined,
     Executed,
     Received,
+    Restored,
     Send,
     Submitted,
     Tick,
+    Verified,
 )
-from tallystick.consensus.pbft.limits import RETRANSMIT_MS, STATUS_MS
+from tallystick.consensus.pbft.limits import MAX_DOUBLINGS, RETRANSMIT_MS, STATUS_MS, TIMEOUT_MS
 from tallystick.consensus.pbft.messages import (
     Blocks,
-    Commit,
+    Body,
+    Checkpoints,
+    Chunk,
     Fetch,
+    FetchBody,
+    FetchChunk,
     Forward,
+    NewView,
     OnChannel,
-    Prepare,
     Proposal,
     Status,
+    ViewChange,
     open_message,
 )
-from tallystick.consensus.pbft.state import Evidence, State, start
+from tallystick.consensus.pbft.state import HELD, State
 from tallystick.errors import Refused
 
 
 class Replica:
     """Owns a `State` and changes it one event at a time.
 
+    Args:
+        genesis: the chain's first group.
+        key: of a validator; or of one that is none yet, or no more, and then only follows.
+        durable: what the disk holds.
+        timeout_ms: patience with a primary, before it is doubled.
+
     Raises:
-        Refused: `not_a_validator`, if `key` is not one of the group's.
+        Refused: what is stored does not hold together.
     """
 
-    def __init__(self, group: Group, key: Key, durable: Durable) -> None:
-        if key.identity not in group.validators:
-            raise Refused("not_a_validator", f"key {key.identity[:12]} is no validator of chain {group.chain}")
-        self._state = start(group, key, durable)
-        normal.restore(self._state, durable.votes)
+    def __init__(self, genesis: Group, key: Key, durable: Durable, *, timeout_ms: int = TIMEOUT_MS) -> None:
+        self._state = restart.restore(genesis, key, durable, timeout_ms)
 
     def step(self, event: Event) -> list[Effect]:
         """Takes in `event` and returns what must be done, in order.
@@ -60,23 +72,17 @@ class Replica:
             Refused: only for `Submitted`, and then nothing has changed.
         """
         state = self._state
-        match event:
-            case Received():
-                self._receive(event)
-            case Tick():
-                self._tick(event)
-            case Submitted():
-                forwarding.submit(state, event.transaction)
-            case Examined():
-                forwarding.on_examined(state, event)
-            case Executed():
-                self._executed(event)
-            case Connected():
-                self._greet(event.peer)
-            case BlocksRead():
-                catchup.on_blocks_read(state, event)
+        if state.halted:
+            return []
+        if isinstance(event, Submitted):
+            forwarding.submit(state, event.transaction)
+        else:
+            self._count_refusals(event)
+        self._hear_what_was_held()
         effects, state.effects = state.effects, []
         return effects
+
+    # ---- what can be seen from outside
 
     @property
     def height(self) -> int:
@@ -84,12 +90,51 @@ class Replica:
         return self._state.head.height
 
     @property
+    def group(self) -> Group:
+        """Of the current epoch."""
+        return self._state.group
+
+    @property
+    def epoch(self) -> int:
+        return self._state.group.epoch
+
+    @property
     def view(self) -> int:
         return self._state.view
 
     @property
+    def active(self) -> bool:
+        """False while the replica waits for a new primary."""
+        return self._state.active
+
+    @property
+    def votes(self) -> bool:
+        """Whether this node is a validator of the epoch that may vote."""
+        return self._state.votes_here
+
+    @property
     def primary(self) -> str:
         return self._state.primary
+
+    @property
+    def low(self) -> int:
+        """The low watermark."""
+        return self._state.low
+
+    @property
+    def high(self) -> int:
+        """The high watermark."""
+        return self._state.high
+
+    @property
+    def stable(self) -> int:
+        """Height of the last stable checkpoint that can be proven."""
+        return self._state.stable.height
+
+    @property
+    def transferring(self) -> bool:
+        """Whether a snapshot is being fetched."""
+        return self._state.transfer is not None
 
     @property
     def waiting(self) -> int:
@@ -102,48 +147,144 @@ class Replica:
         return self._state.rejections
 
     @property
-    def evidence(self) -> tuple[Evidence, ...]:
-        return tuple(self._state.evidence)
-
-    def _receive(self, event: Received) -> None:
+    def load(self) -> Mapping[str, int]:
+        """Sizes of everything that others can make this node hold."""
         state = self._state
-        assert state.executed == state.head.height, "the shell owes Executed before more frames"
+        return {
+            "instances": len(state.instances),
+            "votes": sum(len(i.prepares) + len(i.commits) for i in state.instances.values()),
+            "bodies": len(state.bodies),
+            "certified": len(state.certified),
+            "checkpoint_votes": sum(map(len, state.checkpoint_votes.values())),
+            "view_changes": len(state.view_changes),
+            "peers": len(state.peers),
+            "early": sum(len(peer.early) for peer in state.peers.values()),
+            "early_bytes": sum(peer.early_bytes for peer in state.peers.values()),
+            "replay": len(state.replay),
+            "inbound": len(state.inbound),
+            "pool": len(state.pool.waiting),
+            "pool_bytes": state.pool.size,
+            "accused": len(state.accused),
+        }
+
+    # ---- events
+
+    def _count_refusals(self, event: Event) -> None:
         try:
-            sender, message = open_message(state.group, event.frame)
-            if sender != event.peer:
-                raise Refused("wrong_channel", f"{event.peer[:12]}'s channel brought a message of {sender[:12]}")
-            _dispatch(state, sender, message, event.frame)
+            self._handle(event)
         except Refused as refused:
-            state.rejections[refused.code] += 1
+            if refused.code != HELD:
+                self._state.rejections[refused.code] += 1
+
+    def _handle(self, event: Event) -> None:
+        state = self._state
+        match event:
+            case Received():
+                self._receive(event.peer, event.frame)
+            case Tick():
+                self._tick(event)
+            case Verified():
+                normal.on_verified(state, event)
+            case Examined():
+                forwarding.on_examined(state, event)
+            case Executed():
+                self._executed(event)
+            case Restored():
+                assert event.height == state.head.height, f"restored {event.height}, wanted {state.head.height}"
+                state.executed, state.deadline_ms = event.height, event.deadline_ms
+            case Connected():
+                self._greet(event.peer)
+            case BlocksRead():
+                catchup.on_blocks_read(state, event)
+            case ChunkRead():
+                transfer.on_chunk_read(state, event)
+
+    def _receive(self, peer: str, frame: bytes) -> None:
+        state = self._state
+        assert state.executed == state.head.height, "the shell owes Executed or Restored before more frames"
+        sender, message = open_message(state.group, frame)
+        if not state.is_member(sender):
+            raise Refused("not_a_validator", f"{sender[:12]} is no validator of epoch {state.group.epoch}")
+        # A new view convinces by what it holds, so anybody may bring it.
+        if sender != peer and not isinstance(message, NewView):
+            raise Refused("wrong_channel", f"{peer[:12]}'s channel brought a message of {sender[:12]}")
+        place = state.group.epoch, state.view, state.active
+        try:
+            _dispatch(state, sender, message, frame)
+        finally:
+            if place != (state.group.epoch, state.view, state.active):
+                self._release_held()
 
     def _executed(self, event: Executed) -> None:
         state = self._state
         assert event.height == state.head.height, f"executed {event.height}, delivered {state.head.height}"
-        state.executed, state.deadline_ms = event.height, event.deadline_ms
-        try:
-            normal.consider(state)
-        except Refused as refused:
-            state.rejections[refused.code] += 1
+        state.executed, state.deadline_ms, state.change_due = event.height, event.deadline_ms, event.change_due
+        epoch = state.group.epoch
+        if event.outcome is not None:
+            checkpoints.on_outcome(state, event.outcome)
+        if state.halted:
+            return
+        if epoch != state.group.epoch:
+            self._release_held()
+        catchup.deliver_inbound(state)
+        normal.deliver_next(state)
+        normal.consider_all(state)
+
+    def _release_held(self) -> None:
+        """We entered a view or epoch: what came before us is heard now, and checked as if it came now."""
+        for identity, peer in self._state.peers.items():
+            self._state.replay.extend((identity, frame) for frame in peer.early)
+            peer.early.clear()
+            peer.early_bytes = 0
+
+    def _hear_what_was_held(self) -> None:
+        state = self._state
+        while state.replay and state.executed == state.head.height and not state.halted:
+            self._count_refusals(Received(*state.replay.popleft()))
 
     def _tick(self, event: Tick) -> None:
-        state = self._state
-        state.now_ms, state.elapsed_ms = event.now_ms, event.elapsed_ms
-        state.answers.clear()
+        state, clock = self._state, self._state.clock
+        clock.now_ms, clock.elapsed_ms = event.now_ms, event.elapsed_ms
+        for peer in state.peers.values():
+            peer.answers = 0
+        if state.executed != state.head.height:
+            return
         normal.propose_if_due(state)
+        place = state.view, state.active
+        views.on_tick(state)
+        if place != (state.view, state.active):
+            self._release_held()
         forwarding.recheck_if_due(state)
         forwarding.flush(state)
         catchup.fetch_if_behind(state)
-        if state.elapsed_ms >= state.status_ms:
-            state.status_ms = state.elapsed_ms + STATUS_MS
+        transfer.on_tick(state)
+        if clock.elapsed_ms >= clock.status_ms:
+            clock.status_ms = clock.elapsed_ms + STATUS_MS
             state.do(Broadcast(catchup.own_status(state)))
-        if state.elapsed_ms >= max(state.progress_ms, state.retransmitted_ms) + RETRANSMIT_MS:
-            state.retransmitted_ms = state.elapsed_ms
-            for frame in normal.ours_again(state):
-                state.do(Broadcast(frame))
+        self._repeat_if_silent()
+
+    def _repeat_if_silent(self) -> None:
+        """Sends again what may have been lost, ever less often while nothing comes of it."""
+        clock = self._state.clock
+        if clock.progress_ms + RETRANSMIT_MS > clock.retransmit_ms:  # there was progress since the last time
+            clock.retransmit_ms, clock.repetitions = clock.progress_ms + RETRANSMIT_MS, 0
+        if clock.elapsed_ms < clock.retransmit_ms:
+            return
+        clock.repetitions += 1
+        clock.retransmit_ms = clock.elapsed_ms + (RETRANSMIT_MS << min(clock.repetitions, MAX_DOUBLINGS // 2))
+        for frame in self._ours_again():
+            self._state.do(Broadcast(frame))
+        normal.want_bodies(self._state)
+
+    def _ours_again(self) -> list[bytes]:
+        """Everything that we said and that is not settled."""
+        state = self._state
+        leaving = [state.own_view_change] if not state.active and state.own_view_change else []
+        return [*leaving, *normal.ours_again(state), *checkpoints.votes_again(state)]
 
     def _greet(self, peer: str) -> None:
         """Tells a peer that was away where we stand, what we last said and what waits."""
-        for frame in (catchup.own_status(self._state), *normal.ours_again(self._state)):
+        for frame in (catchup.own_status(self._state), *self._ours_again()):
             self._state.do(Send(peer, frame))
         forwarding.tell(self._state, peer)
 
@@ -151,11 +292,21 @@ class Replica:
 def _dispatch(state: State, sender: str, message: OnChannel, frame: bytes) -> None:
     match message:
         case Proposal():
-            normal.on_proposal(state, sender, message)
+            normal.on_proposal(state, sender, message, frame)
         case Prepare():
             normal.on_prepare(state, sender, message, frame)
         case Commit():
             normal.on_commit(state, sender, message, frame)
+        case Checkpoint():
+            checkpoints.on_checkpoint(state, sender, message, frame)
+        case ViewChange():
+            views.on_view_change(state, sender, message, frame)
+        case NewView():
+            views.on_new_view(state, sender, message, frame)
+        case FetchBody():
+            normal.on_fetch_body(state, sender, message)
+        case Body():
+            normal.on_body(state, sender, message)
         case Forward():
             forwarding.on_forward(state, message)
         case Status():
@@ -164,3 +315,9 @@ def _dispatch(state: State, sender: str, message: OnChannel, frame: bytes) -> No
             catchup.on_fetch(state, sender, message)
         case Blocks():
             catchup.on_blocks(state, sender, message)
+        case Checkpoints():
+            transfer.on_checkpoints(state, sender, message)
+        case FetchChunk():
+            transfer.on_fetch_chunk(state, sender, message)
+        case Chunk():
+            transfer.on_chunk(state, sender, message)

@@ -1,30 +1,43 @@
 """The state that the parts of the engine share: what a replica knows, has said, and is about to do.
 
-The parts are neighbors over this state: `normal` (three-phase agreement), `catchup` (blocks from peers), `forwarding`
-(transactions), and each changes it only in a step of `Replica`. Everything here except `votes` and `head` may be lost
-in a crash without harm; those two are restored from `Durable`.
+The parts are neighbors over this state: `normal` (three-phase agreement), `checkpoints` (watermarks, epochs), `views`
+(replacing a primary), `catchup` (blocks from peers), `transfer` (snapshots from peers), `forwarding` (transactions).
+Each changes it only in a step of `Replica`. What a restart needs is in `io.Durable`; all else may be lost without harm.
 """
 
-from collections import Counter
+from collections import Counter, deque
 from dataclasses import dataclass, field
+from typing import Final
 
 from tallystick.canon.identity import Key
+from tallystick.canon.votes import Message
 from tallystick.consensus.pbft.group import Group
-from tallystick.consensus.pbft.io import Deliver, Durable, Effect, Phase
-from tallystick.consensus.pbft.limits import HEIGHT_MARGIN, MAX_EVIDENCE
-from tallystick.consensus.pbft.messages import Block
+from tallystick.consensus.pbft.io import (
+    Accuse,
+    Broadcast,
+    Certified,
+    Deliver,
+    Effect,
+    Halt,
+    Head,
+    MuteRecord,
+    Phase,
+    Send,
+)
+from tallystick.consensus.pbft.limits import (
+    MAX_BLOCK_BYTES,
+    MAX_BLOCK_TRANSACTIONS,
+    MAX_EARLY_BYTES,
+    MAX_EARLY_FRAMES,
+    MAX_EVIDENCE,
+)
+from tallystick.consensus.pbft.messages import Block, CheckpointContent, Claim, ViewChange, seal_message
 from tallystick.consensus.pbft.pool import Pool
 from tallystick.consensus.port import CommittedBlock
 from tallystick.errors import Refused
 
-
-@dataclass(frozen=True)
-class Head:
-    """The last delivered block."""
-
-    height: int
-    digest: bytes
-    time_ms: int
+HELD: Final = "held"
+"""The code of what is not refused, only kept for later."""
 
 
 @dataclass(frozen=True)
@@ -48,11 +61,14 @@ class Accepted:
 class Instance:
     """Agreement on one height in one view."""
 
-    view: int
     height: int
     pre_prepare: Ballot | None = None
     encoded: bytes = b""
     """The block that came with `pre_prepare`, its digest checked and nothing else."""
+    verified: bool = False
+    """Whether the application lets its transactions pass."""
+    refused: bool = False
+    """The proposal held is not acceptable, now or ever."""
     accepted: Accepted | None = None
     prepares: dict[str, Ballot] = field(default_factory=dict)
     """By sender; backups only, for the primary's pre-prepare stands for its prepare."""
@@ -62,16 +78,61 @@ class Instance:
 
 
 @dataclass(frozen=True)
-class Evidence:
-    """Two sealed votes of one validator that exclude each other: proof that it is faulty, for anybody."""
+class Stable:
+    """A checkpoint that a quorum reached. Genesis is one, without proof."""
 
-    sender: str
-    first: bytes
-    second: bytes
+    height: int
+    proof: bytes
 
 
-@dataclass(frozen=True)
-class Outstanding:
+@dataclass
+class Peer:
+    """What a peer says of itself. Claims only: nothing but certificates is believed."""
+
+    epoch: int = -1
+    """-1 before it said anything."""
+    height: int = 0
+    """Of the last block it delivered."""
+    early: deque[bytes] = field(default_factory=deque)
+    """Frames of a view or epoch that we have not entered yet."""
+    early_bytes: int = 0
+    answers: int = 0
+    """Answers we gave it since the last tick."""
+
+
+@dataclass
+class Clock:
+    now_ms: int = 0
+    """Wall clock; only for the time of proposals."""
+    elapsed_ms: int = 0
+    """Never jumps; all timers run on it."""
+    progress_ms: int = 0
+    """When we last voted or delivered."""
+    retransmit_ms: int = 0
+    """When our messages are next sent again."""
+    repetitions: int = 0
+    """How often they were, without progress in between."""
+    status_ms: int = 0
+    """When our status is next due."""
+    recheck_ms: int = 0
+    """When waiting transactions are next looked at."""
+
+
+@dataclass
+class Patience:
+    """How long this replica still waits for the primary, or for the next one to open its view."""
+
+    until_ms: int | None = None
+    watched: bytes = b""
+    """Name of the transaction that has waited longest, if it is for this that we wait."""
+    nudged: bool = False
+    """Whether everybody was reminded of it."""
+    doublings: int = 0
+    """Views left in a row without a block in between."""
+
+
+@dataclass
+class Fetching:
     """The request for blocks that is under way."""
 
     peer: str
@@ -81,39 +142,95 @@ class Outstanding:
 
 
 @dataclass
+class Transferring:
+    """A snapshot that is being fetched."""
+
+    target: CheckpointContent
+    signers: Group
+    """Whose quorum signed the target."""
+    proofs: tuple[bytes, ...]
+    """Checkpoints at which the validators changed on the way there, then the target's; in order."""
+    manifest: bytes = b""
+    missing: deque[int] = field(default_factory=deque)
+    asked: dict[int, tuple[str, int]] = field(default_factory=dict)
+    """Peer and deadline for each chunk under way."""
+    turn: int = 0
+    """Counts requests: the next peer's turn."""
+    gone: set[str] = field(default_factory=set)
+    """Peers that do not hold it, or sent something else."""
+
+
+@dataclass
 class State:
+    genesis: Group
     group: Group
+    """Of the epoch that we are in."""
     key: Key
     head: Head
     executed: int
-    deadline_ms: int | None
+    timeout_ms: int
+    trusted: Group
+    """Who agrees after the last stable checkpoint: where every chain of trust starts."""
+    previous: Group | None = None
+    """Of the epoch before, whose members vote for the checkpoint that ended it."""
+    deadline_ms: int | None = None
+    change_due: bool = False
+    mute: MuteRecord | None = None
+
+    # agreement
     view: int = 0
-    votes: dict[tuple[int, int, Phase], bytes] = field(default_factory=dict)
-    """Digest of every vote given above the head, by (view, height, phase)."""
+    active: bool = True
+    """False from our view change on until the new primary opens the view."""
     instances: dict[int, Instance] = field(default_factory=dict)
+    """By height, above the head, in the current view."""
+    votes: dict[tuple[int, int, Phase], bytes] = field(default_factory=dict)
+    """Digest of every vote given in this epoch above the low watermark, by (view, height, phase)."""
+    prepared: dict[int, Claim] = field(default_factory=dict)
+    """By height, above the head: the prepared certificate of the highest view."""
+    bodies: dict[bytes, tuple[int, bytes]] = field(default_factory=dict)
+    """Undecided blocks that we stood behind in this epoch: digest to height and encoding."""
+    required: dict[int, bytes] = field(default_factory=dict)
+    """What the new view says must be at these heights."""
+
+    # checkpoints
+    stable: Stable = Stable(0, b"")
+    history: dict[int, bytes] = field(default_factory=dict)
+    """By height, in order: proofs of all checkpoints at which the validators changed."""
+    certified: dict[int, Certified] = field(default_factory=dict)
+    """Delivered blocks above the low watermark."""
+    contents: dict[int, bytes] = field(default_factory=dict)
+    """What we got by executing to a checkpoint that is not stable yet."""
+    checkpoint_votes: dict[int, dict[str, Ballot]] = field(default_factory=dict)
+
+    # view change
+    view_changes: dict[str, tuple[bytes, ViewChange]] = field(default_factory=dict)
+    """The last one of each sender, for a view not below ours."""
+    own_view_change: bytes = b""
+    new_view: bytes = b""
+    """The frame that opened the current view, for those who missed it."""
+    patience: Patience = field(default_factory=Patience)
+
+    # the others
     pool: Pool = field(default_factory=Pool)
     outbox: list[bytes] = field(default_factory=list)
     """Transactions to forward at the next tick."""
-    peers: dict[str, int] = field(default_factory=dict)
-    """The height that each peer claims to have delivered. A claim only: nothing but certificates is believed."""
-    fetch: Outstanding | None = None
+    peers: dict[str, Peer] = field(default_factory=dict)
+    fetch: Fetching | None = None
     last_asked: str = ""
-    answers: Counter[str] = field(default_factory=Counter)
-    """Answers given to each peer since the last tick."""
-    now_ms: int = 0
-    elapsed_ms: int = 0
-    progress_ms: int = 0
-    """When, in elapsed time, we last voted or delivered."""
-    retransmitted_ms: int = 0
-    """When we last sent our messages again."""
-    status_ms: int = 0
-    """When our status is next due."""
-    recheck_ms: int = 0
-    """When waiting transactions are next looked at."""
+    catching_up: bool = False
+    """Whether the last request brought blocks: then there may be more where they came from."""
+    inbound: deque[tuple[bytes, bytes, Block]] = field(default_factory=deque)
+    """Certified blocks of one answer that wait for those before them to be executed."""
+    transfer: Transferring | None = None
+    clock: Clock = field(default_factory=Clock)
     rejections: Counter[str] = field(default_factory=Counter)
-    evidence: list[Evidence] = field(default_factory=list)
+    accused: set[tuple[str, object]] = field(default_factory=set)
+    """Slots for which a conflict has been reported."""
     effects: list[Effect] = field(default_factory=list)
     """What this step asks for, in order."""
+    replay: deque[tuple[str, bytes]] = field(default_factory=deque)
+    """Frames that were held for the view or epoch that we have entered since."""
+    halted: bool = False
 
     @property
     def me(self) -> str:
@@ -123,35 +240,95 @@ class State:
     def primary(self) -> str:
         return self.group.primary(self.view)
 
+    @property
+    def votes_here(self) -> bool:
+        """Whether we are a validator of this epoch that knows what it has signed."""
+        return self.me in self.group.validators and (self.mute is None or 0 < self.mute.until <= self.group.epoch)
+
+    @property
+    def low(self) -> int:
+        """The low watermark: nothing at or below it can be decided again."""
+        return max(self.group.start, self.stable.height)
+
+    @property
+    def high(self) -> int:
+        """The high watermark: nothing above it is held."""
+        return self.low + self.group.span
+
+    def is_member(self, identity: str) -> bool:
+        """Of this epoch, or of the one before it."""
+        return identity in self.group.validators or (self.previous is not None and identity in self.previous.validators)
+
+    def peer(self, identity: str) -> Peer:
+        """Only for members of the last two epochs, which bounds their number."""
+        return self.peers.setdefault(identity, Peer())
+
     def instance(self, height: int) -> Instance:
-        """The instance for `height` in the current view."""
-        assert 0 < height - self.head.height <= HEIGHT_MARGIN, f"no instance at {height}, head {self.head.height}"
-        return self.instances.setdefault(height, Instance(self.view, height))
+        assert self.head.height < height <= self.high, f"no instance at {height}, head {self.head.height}"
+        return self.instances.setdefault(height, Instance(height))
 
     def do(self, effect: Effect) -> None:
         self.effects.append(effect)
 
-    def accuse(self, sender: str, first: bytes, second: bytes) -> Refused:
-        """Keeps two conflicting votes and returns the refusal to raise."""
-        if len(self.evidence) < MAX_EVIDENCE:
-            self.evidence.append(Evidence(sender, first, second))
-        return Refused("conflicting_vote", f"{sender[:12]} voted twice, differently, for one view and height")
+    def seal(self, message: Message) -> bytes:
+        return seal_message(self.key, self.group, message)
 
+    def broadcast(self, message: Message) -> None:
+        self.do(Broadcast(self.seal(message)))
 
-def start(group: Group, key: Key, durable: Durable) -> State:
-    head = Head(durable.height, durable.digest if durable.height else group.genesis, durable.time_ms)
-    return State(group, key, head, executed=durable.height, deadline_ms=durable.deadline_ms)
+    def send(self, peer: str, message: Message) -> None:
+        self.do(Send(peer, self.seal(message)))
+
+    def accuse(self, sender: str, slot: object, first: bytes, second: bytes) -> Refused:
+        """Reports two conflicting votes, once for each slot, and returns the refusal to raise."""
+        if (sender, slot) not in self.accused and len(self.accused) < MAX_EVIDENCE:
+            self.accused.add((sender, slot))
+            self.do(Accuse(sender, first, second))
+        return Refused("conflicting_vote", f"{sender[:12]} voted twice, differently, where it has one vote")
+
+    def hold_early(self, sender: str, frame: bytes, code: str) -> Refused:
+        """Keeps a frame of a view or epoch that we have not entered; returns the refusal to raise if there is no room.
+
+        Channels overtake one another: who enters first is heard before the news that lets us follow.
+        """
+        if not self.is_member(sender):
+            return Refused("not_a_validator", f"{sender[:12]} is no validator of epoch {self.group.epoch}")
+        peer = self.peer(sender)
+        if len(peer.early) >= MAX_EARLY_FRAMES or peer.early_bytes + len(frame) > MAX_EARLY_BYTES:
+            return Refused(code, f"{sender[:12]} is ahead of us by more than we hold")
+        peer.early.append(frame)
+        peer.early_bytes += len(frame)
+        return Refused(HELD, f"{sender[:12]}'s message is held until we enter its view")
+
+    def halt(self, reason: str) -> None:
+        self.halted = True
+        self.do(Halt(reason))
 
 
 def deliver(state: State, block: Block, encoded: bytes, digest: bytes, certificate: bytes) -> None:
-    """Makes a certified block the new head. The one way to a higher head, by agreement or by catching up."""
-    assert block.height == state.head.height + 1, f"deliver {block.height} on head {state.head.height}"
-    assert block.parent == state.head.digest, f"block {block.height} does not extend the head"
+    """Makes a certified block the new head. The one way to a higher head by a block, whether agreed on or fetched."""
+    height = block.height
+    assert height == state.head.height + 1, f"deliver {height} on head {state.head.height}"
+    assert state.executed == state.head.height, f"deliver {height}, executed {state.executed}"
     transactions = tuple(block.transactions)
-    committed = CommittedBlock(block.height, block.time_ms, digest, transactions, certificate)
-    state.do(Deliver(committed, encoded))
-    state.head = Head(block.height, digest, block.time_ms)
-    state.instances = {h: instance for h, instance in state.instances.items() if h > block.height}
-    state.votes = {slot: name for slot, name in state.votes.items() if slot[1] > block.height}
+    head = Head(height, state.group.chain_digest(state.head.digest, digest), max(state.head.time_ms, block.time_ms))
+    committed = CommittedBlock(height, head.time_ms, head.digest, transactions, certificate)
+    state.do(Deliver(committed, encoded, state.group.is_checkpoint(height)))
+    state.head = head
+    state.certified[height] = Certified(height, digest, certificate)
+    state.instances.pop(height, None)
+    state.prepared.pop(height, None)
+    state.required.pop(height, None)
+    state.bodies = {name: body for name, body in state.bodies.items() if body[0] > height}
+    state.clock.progress_ms = state.clock.elapsed_ms
+    watched, full = state.patience.watched, block_is_full(block)
     state.pool.committed(transactions)
-    state.progress_ms = state.elapsed_ms
+    if full or not watched or not state.pool.waits(watched):
+        state.patience.until_ms = None  # it starts again at the next tick if something still waits
+    state.patience.doublings = 0
+
+
+def block_is_full(block: Block) -> bool:
+    """A primary with more to order than fits may let a transaction wait; one with room may not."""
+    size = sum(map(len, block.transactions))
+    return 2 * len(block.transactions) >= MAX_BLOCK_TRANSACTIONS or 2 * size >= MAX_BLOCK_BYTES

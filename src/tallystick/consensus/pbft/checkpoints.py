@@ -1,0 +1,162 @@
+"""Checkpoints: where the log is cut, watermarks move, and epochs begin (Castro and Liskov 1999, section 4.3).
+
+Every `interval` heights each validator says what executing up to there gave. A quorum of equal votes makes the
+checkpoint stable: everything below it is settled for good, and its proof lets others start from there.
+
+The epoch ends at a checkpoint where the application names other validators, or when it is long enough. Whoever has
+executed that checkpoint is in the next epoch, and its low watermark is the checkpoint, proven or not: nobody can be in
+an epoch without having executed to its start. Its votes still come from the validators of the epoch before.
+"""
+
+from collections.abc import Iterable
+
+from tallystick.canon.encoding import to_bytes
+from tallystick.canon.votes import Checkpoint
+from tallystick.consensus.pbft.certificate import decode_content, encode_checkpoint, group_after, verify_checkpoint
+from tallystick.consensus.pbft.group import Group
+from tallystick.consensus.pbft.io import (
+    Broadcast,
+    CheckpointRecord,
+    ContentRecord,
+    EpochRecord,
+    Outcome,
+    Persist,
+    Regroup,
+)
+from tallystick.consensus.pbft.messages import CheckpointContent, check_member
+from tallystick.consensus.pbft.state import Ballot, Patience, Stable, State
+from tallystick.errors import Refused
+
+
+def on_outcome(state: State, outcome: Outcome) -> None:
+    """We executed to a checkpoint: says so, and enters the next epoch if this one ends here."""
+    height = state.head.height
+    content = CheckpointContent(
+        state.group.epoch,
+        state.group.start,
+        state.group.since,
+        height,
+        state.head.digest,
+        state.head.time_ms,
+        outcome.root,
+        list(outcome.validators),
+    )
+    state.contents[height] = to_bytes(content)
+    state.do(Persist(ContentRecord(height, state.contents[height])))
+    _reach(state, content)
+
+
+def _reach(state: State, content: CheckpointContent) -> None:
+    if state.votes_here:
+        _vote(state, content.height)
+    _settle(state)
+    following = group_after(state.group, content)
+    if content.epoch == state.group.epoch != following.epoch:
+        enter_epoch(state, state.group, following)
+
+
+def take_up(state: State, contents: Iterable[ContentRecord], outcome: Outcome | None) -> None:
+    """After a restart: says again what we got, and does now what the stop may have kept us from at the head."""
+    state.contents = {record.height: record.content for record in contents if record.height > state.stable.height}
+    for content in list(state.contents.values()):
+        _reach(state, decode_content(content))
+    if outcome is not None and state.head.height > state.low and state.head.height not in state.contents:
+        on_outcome(state, outcome)
+
+
+def _vote(state: State, height: int) -> None:
+    group = _signers(state, height)
+    digest = group.checkpoint_digest(state.contents[height])
+    sealed = state.seal(Checkpoint(group.epoch, height, digest))
+    state.checkpoint_votes.setdefault(height, {})[state.me] = Ballot(digest, sealed)
+    state.do(Broadcast(sealed))
+
+
+def on_checkpoint(state: State, sender: str, vote: Checkpoint, sealed: bytes) -> None:
+    if vote.height <= state.stable.height:
+        return
+    if vote.epoch > state.group.epoch:
+        raise state.hold_early(sender, sealed, "epoch_ahead")
+    if not state.group.is_checkpoint(vote.height) or vote.height > state.high:
+        raise Refused("not_a_checkpoint", f"{sender[:12]} votes for a checkpoint at {vote.height}; we hold none there")
+    check_member(_signers(state, vote.height), sender, vote)
+    votes = state.checkpoint_votes.setdefault(vote.height, {})
+    first = votes.setdefault(sender, Ballot(vote.digest, sealed))
+    if first.digest != vote.digest:
+        raise state.accuse(sender, ("checkpoint", vote.epoch, vote.height), first.sealed, sealed)
+    _settle(state)
+
+
+def _signers(state: State, height: int) -> Group:
+    """Who votes for the checkpoint at `height`: up to the one that opened our epoch, those of the epoch before."""
+    if height <= state.group.start and state.previous is not None:
+        return state.previous
+    return state.group
+
+
+def _settle(state: State) -> None:
+    """Makes checkpoints stable that we executed to and a quorum voted for, in order.
+
+    None is, before that one at which its voters took office: newcomers will ask for the whole chain.
+    """
+    for height in sorted(state.contents):
+        group, content = _signers(state, height), state.contents[height]
+        if height <= state.stable.height or group.since != state.trusted.since:
+            continue
+        name, votes = group.checkpoint_digest(content), list(state.checkpoint_votes.get(height, {}).values())
+        for digest in sorted({ballot.digest for ballot in votes}):
+            matching = [ballot.sealed for ballot in votes if ballot.digest == digest]
+            if len(matching) < group.quorum:
+                continue
+            if digest != name:
+                state.halt(f"the state after block {height} is not what a quorum of validators computed")
+                return
+            make_stable(state, encode_checkpoint(content, matching[: group.quorum]), group)
+
+
+def make_stable(state: State, proof: bytes, signers: Group) -> None:
+    """Takes a checkpoint that `signers` proved and that we have executed to (or restored) as the last stable one."""
+    content = verify_checkpoint(signers, proof)
+    height = content.height
+    ends = tuple(content.validators) != signers.validators
+    state.stable, state.trusted = Stable(height, proof), group_after(signers, content)
+    if ends:
+        state.history[height] = proof
+    state.do(Persist(CheckpointRecord(signers.epoch, height, proof, ends)))
+    collect_garbage(state)
+
+
+def collect_garbage(state: State) -> None:
+    """Forgets everything at or below the low watermark."""
+    low = state.low
+    state.certified = {h: entry for h, entry in state.certified.items() if h > low}
+    state.votes = {slot: digest for slot, digest in state.votes.items() if slot[1] > low}
+    state.contents = {h: content for h, content in state.contents.items() if h > state.stable.height}
+    state.checkpoint_votes = {h: votes for h, votes in state.checkpoint_votes.items() if h > state.stable.height}
+    state.accused = {entry for entry in state.accused if entry[0] in state.group.validators}
+
+
+def votes_again(state: State) -> list[bytes]:
+    """Our votes for checkpoints that are not stable here."""
+    heights = sorted(state.checkpoint_votes)
+    return [state.checkpoint_votes[h][state.me].sealed for h in heights if state.me in state.checkpoint_votes[h]]
+
+
+def enter_epoch(state: State, previous: Group | None, group: Group) -> None:
+    """Starts over under `group`, in its view 0: nothing of an older epoch can be decided any more.
+
+    Args:
+        previous: the group whose epoch ended at the new one's start, if its votes for that checkpoint still count.
+    """
+    assert group.epoch > state.group.epoch and group.start <= state.head.height, f"{state.group} -> {group}"
+    state.previous, state.group = previous, group
+    state.do(Persist(EpochRecord(group.epoch, group.start, group.since, group.validators)))
+    state.do(Regroup(group))
+    state.view, state.active, state.new_view, state.own_view_change = 0, True, b"", b""
+    for held in (state.instances, state.votes, state.prepared, state.bodies, state.required, state.view_changes):
+        held.clear()
+    state.inbound.clear()
+    state.patience = Patience()
+    state.pool.give_back()
+    collect_garbage(state)
+    state.peers = {identity: peer for identity, peer in state.peers.items() if state.is_member(identity)}

@@ -1,0 +1,192 @@
+"""Taking over the application's state at a stable checkpoint, when too much is missing to execute it all.
+
+A chain of checkpoints, each signed by a quorum of the validators that the one before names, leads from what we know to
+the target; its content has the root of the snapshot, the root checks the manifest, the manifest each chunk. So chunks
+come from whoever has them, several peers at a time, and those that have come outlast a restart.
+"""
+
+from collections import deque
+from collections.abc import Sequence
+
+from tallystick.canon.chunks import check_chunk, check_manifest
+from tallystick.consensus.pbft import checkpoints
+from tallystick.consensus.pbft.certificate import (
+    decode_content,
+    group_after,
+    group_of_checkpoint,
+    height_of,
+    verify_checkpoint,
+)
+from tallystick.consensus.pbft.group import Group
+from tallystick.consensus.pbft.io import (
+    CheckpointRecord,
+    ChunkRead,
+    EpochRecord,
+    Head,
+    ReadChunk,
+    Restore,
+    SaveChunk,
+    StartTransfer,
+    Transfer,
+)
+from tallystick.consensus.pbft.limits import (
+    FETCH_TIMEOUT_MS,
+    MAX_ANSWERS_PER_TICK,
+    MAX_CHUNKS_UNDER_WAY,
+    TRANSFER_GAP,
+)
+from tallystick.consensus.pbft.messages import CheckpointContent, Checkpoints, Chunk, FetchChunk
+from tallystick.consensus.pbft.state import Stable, State, Transferring
+from tallystick.errors import Refused
+
+# ---- finding a target
+
+
+def on_checkpoints(state: State, sender: str, message: Checkpoints) -> None:
+    """Takes proofs of checkpoints: of those that we have executed as stable, of one far ahead as a target."""
+    target = _walk(state, message.proofs)
+    gap = TRANSFER_GAP * state.group.parameters.interval
+    if target is not None and state.transfer is None and target.target.height > state.head.height + gap:
+        state.transfer = target
+        state.inbound.clear()
+        state.fetch = None
+
+
+def _walk(state: State, proofs: Sequence[bytes]) -> Transferring | None:
+    """Follows a chain of checkpoints from the last stable one; returns its end, if that is ahead of us."""
+    known, ahead, target = state.trusted, list[bytes](), None
+    for proof in proofs:
+        if height_of(proof) <= state.stable.height:
+            continue
+        signers = group_of_checkpoint(known, proof)
+        content = verify_checkpoint(signers, proof)
+        known = group_after(signers, content)
+        if content.height <= state.executed:
+            _settle(state, proof, signers, content)
+            continue
+        ahead.append(proof)
+        target = Transferring(content, signers, tuple(ahead))
+    return target
+
+
+def _settle(state: State, proof: bytes, signers: Group, content: CheckpointContent) -> None:
+    """We executed to it and missed the votes. After a restart we may not know any more what we got there."""
+    ours = state.contents.get(content.height)
+    if ours is not None and decode_content(ours) != content:
+        state.halt(f"the state after block {content.height} is not what a quorum of validators computed")
+        return
+    checkpoints.make_stable(state, proof, signers)
+
+
+# ---- fetching
+
+
+def on_tick(state: State) -> None:
+    """Asks peers in turn for what is missing, a few chunks at a time; first for the manifest, with chunk 0."""
+    transfer = state.transfer
+    if transfer is None or state.halted:
+        return
+    for index, (peer, until_ms) in list(transfer.asked.items()):
+        if state.clock.elapsed_ms >= until_ms:
+            _give_up_on(transfer, peer, index)
+    if not transfer.manifest and not transfer.asked:
+        _ask(state, transfer, 0)
+    if transfer.manifest and not transfer.missing and not transfer.asked:
+        _finish(state, transfer)
+    while transfer.missing and len(transfer.asked) < MAX_CHUNKS_UNDER_WAY and state.transfer is not None:
+        _ask(state, transfer, transfer.missing.popleft())
+
+
+def _ask(state: State, transfer: Transferring, index: int) -> None:
+    able = sorted(identity for identity in state.peers if identity != state.me and identity not in transfer.gone)
+    if not able:
+        state.transfer = None  # a status will bring another target
+        return
+    transfer.turn += 1
+    peer = able[transfer.turn % len(able)]
+    transfer.asked[index] = (peer, state.clock.elapsed_ms + FETCH_TIMEOUT_MS)
+    state.send(peer, FetchChunk(state.group.epoch, transfer.target.height, index))
+
+
+def _give_up_on(transfer: Transferring, peer: str, index: int) -> None:
+    del transfer.asked[index]
+    transfer.gone.add(peer)
+    if transfer.manifest:
+        transfer.missing.append(index)
+
+
+def on_fetch_chunk(state: State, sender: str, message: FetchChunk) -> None:
+    peer = state.peer(sender)
+    peer.answers += 1
+    if peer.answers > MAX_ANSWERS_PER_TICK:
+        raise Refused("too_many_fetches", f"{sender[:12]} asks for chunks faster than we serve them")
+    state.do(ReadChunk(sender, message.height, message.index))
+
+
+def on_chunk_read(state: State, event: ChunkRead) -> None:
+    state.send(event.peer, Chunk(state.group.epoch, event.height, event.index, event.manifest, event.data))
+
+
+def on_chunk(state: State, sender: str, message: Chunk) -> None:
+    transfer = state.transfer
+    asked = transfer.asked.get(message.index) if transfer is not None else None
+    if transfer is None or asked is None or asked[0] != sender or message.height != transfer.target.height:
+        raise Refused("unsolicited_chunk", f"{sender[:12]} sent a chunk that we did not ask it for")
+    try:
+        _take(state, transfer, message)
+    except Refused:
+        _give_up_on(transfer, sender, message.index)
+        raise
+    del transfer.asked[message.index]
+    on_tick(state)
+
+
+def _take(state: State, transfer: Transferring, message: Chunk) -> None:
+    if not transfer.manifest:
+        if not message.manifest:
+            raise Refused("no_snapshot", "the peer does not hold that snapshot any more")
+        count = check_manifest(message.manifest, transfer.target.root)
+        if count:
+            check_chunk(message.manifest, 0, message.data)
+        transfer.manifest = message.manifest
+        transfer.missing = deque(range(1, count))
+        state.do(StartTransfer(transfer.proofs, transfer.manifest))
+        if not count:
+            return
+    check_chunk(transfer.manifest, message.index, message.data)
+    state.do(SaveChunk(message.index, message.data))
+
+
+def resume(state: State, saved: Transfer) -> None:
+    """Goes on with a transfer that a stop interrupted."""
+    transfer = _walk(state, saved.proofs)
+    if transfer is None:
+        return
+    count = check_manifest(saved.manifest, transfer.target.root)
+    transfer.manifest = saved.manifest
+    transfer.missing = deque(index for index in range(count) if index not in saved.chunks)
+    state.transfer = transfer
+
+
+# ---- taking over
+
+
+def _finish(state: State, transfer: Transferring) -> None:
+    content, signers = transfer.target, transfer.signers
+    following = group_after(signers, content)
+    ends = tuple(content.validators) != signers.validators
+    head = Head(content.height, content.head, content.time_ms)
+    epoch = EpochRecord(following.epoch, following.start, following.since, following.validators)
+    changes = transfer.proofs if ends else transfer.proofs[:-1]
+    state.history |= {height_of(proof): proof for proof in changes}
+    state.transfer = None
+    checkpoint = CheckpointRecord(signers.epoch, content.height, transfer.proofs[-1], ends)
+    state.do(Restore(head, epoch, checkpoint, tuple(state.history.values())))
+    state.head, state.stable, state.trusted = head, Stable(content.height, transfer.proofs[-1]), following
+    if following.epoch != state.group.epoch:
+        checkpoints.enter_epoch(state, signers if following.epoch != signers.epoch else None, following)
+    for held in (state.instances, state.prepared, state.required):
+        for height in [h for h in held if h <= head.height]:
+            del held[height]
+    state.bodies = {name: body for name, body in state.bodies.items() if body[0] > head.height}
+    checkpoints.collect_garbage(state)
