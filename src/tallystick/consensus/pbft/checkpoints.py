@@ -133,7 +133,7 @@ def collect_garbage(state: State) -> None:
     state.votes = {slot: digest for slot, digest in state.votes.items() if slot[1] > low}
     state.contents = {h: content for h, content in state.contents.items() if h > state.stable.height}
     state.checkpoint_votes = {h: votes for h, votes in state.checkpoint_votes.items() if h > state.stable.height}
-    state.accused = {entry for entry in state.accused if entry[0] in state.group.validators}
+    state.accused.clear()
 
 
 def votes_again(state: State) -> list[bytes]:

@@ -299,7 +299,7 @@ def ours_again(state: State) -> list[bytes]:
 def take_over(state: State) -> None:
     """On entering a view: stands behind what it requires, as far as we hold the blocks; `want_bodies` asks for more."""
     for height, digest in sorted(state.required.items()):
-        if height > state.head.height:
+        if state.head.height < height <= state.high:
             _find_body(state, state.instance(height), digest)
 
 

@@ -29,6 +29,7 @@ def restore(genesis: Group, key: Key, durable: Durable, timeout_ms: int) -> Stat
         if record.epoch == state.group.epoch and record.height > state.low:
             _take_up_vote(state, record)
     checkpoints.collect_garbage(state)
+    normal.take_over(state)
     checkpoints.take_up(state, durable.contents, durable.outcome)
     if durable.transfer is not None:
         transfer.resume(state, durable.transfer)

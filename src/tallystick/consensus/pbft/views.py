@@ -21,7 +21,7 @@ from tallystick.canon.votes import PrePrepare, open_vote
 from tallystick.consensus.pbft import normal
 from tallystick.consensus.pbft.certificate import verify_checkpoint, verify_claim, view_of, votes_in
 from tallystick.consensus.pbft.group import Group
-from tallystick.consensus.pbft.io import Broadcast, Certified, Examine, Persist, Phase, ViewRecord, VoteRecord
+from tallystick.consensus.pbft.io import Broadcast, Certified, Examine, Persist, Phase, ViewRecord
 from tallystick.consensus.pbft.limits import MAX_DOUBLINGS
 from tallystick.consensus.pbft.messages import (
     Claim,
@@ -197,7 +197,6 @@ def open_if_ready(state: State) -> None:
     for height, digest in chosen:
         given = state.votes.setdefault((state.view, height, Phase.PRE_PREPARE), digest)
         assert given == digest, f"a second pre-prepare at {height} in view {state.view}"
-        state.do(Persist(VoteRecord(epoch, state.view, height, Phase.PRE_PREPARE, digest)))
         sealed.append(state.seal(PrePrepare(epoch, state.view, height, digest)))
     frame = state.seal(NewView(epoch, state.view, [frame for frame, _ in ready], sealed))
     enter(state, state.view, chosen, sealed, frame)
@@ -244,7 +243,10 @@ def check_new_view(group: Group, sender: str, message: NewView) -> list[tuple[in
 def enter(
     state: State, view: int, chosen: Sequence[tuple[int, bytes]], pre_prepares: Sequence[bytes], frame: bytes
 ) -> None:
-    """Takes part in `view` from now on. `frame` opened it; it is kept for those who missed it, and for a restart."""
+    """Takes part in `view` from now on. `frame` opened it; it is kept for those who missed it, and for a restart.
+
+    The record holds the primary's own pre-prepares too, and comes first: after any crash there is one new view or none.
+    """
     view_change = state.own_view_change if view == state.view else b""
     state.view, state.own_view_change = view, view_change
     state.do(Persist(ViewRecord(state.group.epoch, view, view_change, frame)))
@@ -262,6 +264,8 @@ def prepare_view(
     state.active, state.new_view = True, frame
     state.patience = Patience(doublings=state.patience.doublings)
     state.instances.clear()
+    needed = {digest for _, digest in chosen} | {claim.digest for claim in state.prepared.values()}
+    state.bodies = {digest: body for digest, body in state.bodies.items() if digest in needed}
     state.required = {height: digest for height, digest in chosen if height > state.head.height}
     _forget_below(state, state.view + 1)
     state.pool.give_back()
