@@ -1,5 +1,6 @@
 """Identities: an Ed25519 public key is who you are; the secret key lives in a file with mode 0600."""
 
+import functools
 import os
 import re
 from dataclasses import dataclass
@@ -36,7 +37,7 @@ class Key:
         """A key from 32 secret bytes; for tests and simulations, whose keys must be the same in every run."""
         return cls(SigningKey(seed))
 
-    @property
+    @functools.cached_property
     def identity(self) -> str:
         """The public key, 64 hex characters."""
         return bytes(self._signing.verify_key).hex()

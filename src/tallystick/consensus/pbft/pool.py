@@ -23,7 +23,6 @@ from tallystick.errors import Refused
 
 @dataclass
 class Waiting:
-    transaction: bytes
     patience_ms: int
     """How long it waits before it is looked at and forwarded again."""
     due_ms: int
@@ -34,18 +33,17 @@ class Waiting:
 @dataclass
 class Pool:
     waiting: dict[bytes, Waiting] = field(default_factory=dict)
-    """By SHA-256 of the transaction, in order of arrival."""
+    """By transaction, in order of arrival."""
     size: int = 0
     """Bytes of all waiting transactions."""
     recent: dict[bytes, None] = field(default_factory=dict)
-    """Committed lately, oldest first: a late forward of one of these is no news."""
+    """SHA-256 of those committed lately, oldest first: a late forward of one of these is no news."""
 
     def holds(self, transaction: bytes) -> bool:
-        return sha256(transaction).digest() in self.waiting
+        return transaction in self.waiting
 
     def knows(self, transaction: bytes) -> bool:
-        name = sha256(transaction).digest()
-        return name in self.waiting or name in self.recent
+        return transaction in self.waiting or sha256(transaction).digest() in self.recent
 
     def add(self, transaction: bytes, now_ms: int, *, ours: bool) -> bool:
         """Queues `transaction`; returns whether it was new.
@@ -61,24 +59,27 @@ class Pool:
         if len(self.waiting) >= MAX_POOL_TRANSACTIONS or self.size + len(transaction) > MAX_POOL_BYTES:
             raise Refused("mempool_full", f"{len(self.waiting)} transactions wait already; submit again later")
         patience = RECHECK_MS if ours else RELAY_MS
-        self.waiting[sha256(transaction).digest()] = Waiting(transaction, patience, now_ms + patience)
+        self.waiting[transaction] = Waiting(patience, now_ms + patience)
         self.size += len(transaction)
         return True
 
     def front(self) -> list[bytes]:
         """The oldest transactions that fit one block and are in none that is being agreed on."""
-        chosen, room = [], MAX_BLOCK_BYTES - BLOCK_OVERHEAD_BYTES
-        for entry in islice((e for e in self.waiting.values() if not e.proposed), MAX_BLOCK_TRANSACTIONS):
-            room -= len(entry.transaction) + TRANSACTION_OVERHEAD_BYTES
-            if room < 0:
+        chosen: list[bytes] = []
+        room = MAX_BLOCK_BYTES - BLOCK_OVERHEAD_BYTES
+        for transaction, entry in self.waiting.items():
+            if entry.proposed:
+                continue
+            room -= len(transaction) + TRANSACTION_OVERHEAD_BYTES
+            if room < 0 or len(chosen) == MAX_BLOCK_TRANSACTIONS:
                 break
-            chosen.append(entry.transaction)
+            chosen.append(transaction)
         return chosen
 
     def propose(self, transactions: Iterable[bytes]) -> None:
         """A block that is being agreed on holds these."""
         for transaction in transactions:
-            entry = self.waiting.get(sha256(transaction).digest())
+            entry = self.waiting.get(transaction)
             if entry is not None:
                 entry.proposed = True
 
@@ -89,11 +90,8 @@ class Pool:
 
     @property
     def oldest(self) -> bytes:
-        """Name of the transaction that has waited longest; empty if none waits."""
+        """The transaction that has waited longest; empty if none waits."""
         return next(iter(self.waiting), b"")
-
-    def waits(self, name: bytes) -> bool:
-        return name in self.waiting
 
     def committed(self, transactions: Iterable[bytes]) -> None:
         for transaction in transactions:
@@ -103,13 +101,12 @@ class Pool:
             del self.recent[name]
 
     def drop(self, transaction: bytes) -> None:
-        entry = self.waiting.pop(sha256(transaction).digest(), None)
-        if entry is not None:
-            self.size -= len(entry.transaction)
+        if self.waiting.pop(transaction, None) is not None:
+            self.size -= len(transaction)
 
     def overdue(self, now_ms: int) -> tuple[bytes, ...]:
         """The oldest transactions whose patience has run out; each is not overdue again for as long."""
-        entries = list(islice((e for e in self.waiting.values() if e.due_ms <= now_ms), MAX_RECHECKED))
-        for entry in entries:
+        late = list(islice(((t, e) for t, e in self.waiting.items() if e.due_ms <= now_ms), MAX_RECHECKED))
+        for _, entry in late:
             entry.due_ms = now_ms + entry.patience_ms
-        return tuple(entry.transaction for entry in entries)
+        return tuple(transaction for transaction, _ in late)

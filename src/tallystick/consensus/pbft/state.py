@@ -124,7 +124,7 @@ class Patience:
 
     until_ms: int | None = None
     watched: bytes = b""
-    """Name of the transaction that has waited longest, if it is for this that we wait."""
+    """The transaction that has waited longest, if it is for this that we wait."""
     nudged: bool = False
     """Whether everybody was reminded of it."""
     doublings: int = 0
@@ -323,7 +323,7 @@ def deliver(state: State, block: Block, encoded: bytes, digest: bytes, certifica
     state.clock.progress_ms = state.clock.elapsed_ms
     watched, full = state.patience.watched, block_is_full(block)
     state.pool.committed(transactions)
-    if full or not watched or not state.pool.waits(watched):
+    if full or not watched or not state.pool.holds(watched):
         state.patience.until_ms = None  # it starts again at the next tick if something still waits
     state.patience.doublings = 0
 

@@ -56,11 +56,11 @@ def _watch(state: State) -> None:
     oldest = state.pool.oldest
     if not (oldest or _undecided(state) or _block_is_due(state)):
         patience.until_ms, patience.watched = None, b""
-    elif patience.until_ms is None or (patience.watched and not state.pool.waits(patience.watched)):
+    elif patience.until_ms is None or (patience.watched and not state.pool.holds(patience.watched)):
         patience.until_ms, patience.watched, patience.nudged = now + _timeout(state), oldest, False
     elif patience.watched and not patience.nudged and 2 * now >= 2 * patience.until_ms - _timeout(state):
         patience.nudged = True  # it may be void by now, or the primary may never have heard of it
-        state.do(Examine((state.pool.waiting[patience.watched].transaction,), again=True))
+        state.do(Examine((patience.watched,), again=True))
 
 
 def _undecided(state: State) -> bool:
