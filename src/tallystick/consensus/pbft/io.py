@@ -7,8 +7,8 @@ first and send then; it may never send first. These are answered before anything
 `BlocksRead`, `ReadChunk` with `ChunkRead`. The shell hands in a `Tick` after each batch of other events, and a few
 dozen times a second when there are none: proposals, forwards and timers all happen there. After `Halt` it stops.
 
-A node keeps at least `TRANSFER_GAP + 1` checkpoint intervals of blocks below its stable checkpoint, and the snapshots of
-its last two stable checkpoints, for those who trail. There is one `Deliver` at a time: the next one follows `Executed`.
+A node keeps at least `TRANSFER_GAP + 1` checkpoint intervals of blocks below its stable checkpoint, and the snapshots
+of its last two stable checkpoints, for those who trail. There is one `Deliver` at a time: the next follows `Executed`.
 """
 
 from dataclasses import dataclass
