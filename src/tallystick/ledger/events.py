@@ -12,7 +12,7 @@ class Result(msgspec.Struct, frozen=True):
 
     hash: str
     sender: str
-    """Empty if the signature did not hold, because then there is no sender."""
+    """Empty if the transaction has no form, because then there is no sender."""
     code: str
     """`ok`, or the code of the refusal."""
     reason: str

@@ -4,7 +4,7 @@ Nothing here or below it reads a clock, draws a random number or does I/O, and t
 every validator that executes the same blocks holds the same bytes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from msgspec.structs import replace
@@ -35,10 +35,10 @@ from tallystick.ledger.transactions import (
     SignedTransaction,
     Transfer,
     Withdraw,
-    open_transaction,
+    read_transaction,
 )
 
-__all__ = ["Executed", "check_transaction", "execute_block", "next_deadline_ms"]
+__all__ = ["Executed", "execute_block", "next_deadline_ms", "require_new"]
 
 
 @dataclass(frozen=True)
@@ -49,14 +49,23 @@ class Executed:
     events: tuple[Event, ...]
 
 
-def execute_block(state: State, *, height: int, time_ms: int, beacon: bytes, transactions: Sequence[bytes]) -> Executed:
-    """Executes one block.
+def execute_block(
+    state: State,
+    *,
+    height: int,
+    time_ms: int,
+    beacon: bytes,
+    transactions: Sequence[bytes],
+    read: Callable[[bytes], SignedTransaction] = read_transaction,
+) -> Executed:
+    """Executes one committed block. Signatures are not checked here: validators check them before they vote.
 
     Args:
         time_ms: agreed time, not before that of the block before.
         beacon: the block's digest, which nobody knew before the block was proposed.
-        transactions: as they were signed. Those that the rules refuse have a result and, if they are authentic and
-            new, use up their nonce; they change nothing else.
+        transactions: as they were signed. Those that the rules refuse have a result and, if they are new, use up
+            their nonce; they change nothing else.
+        read: `read_transaction`, or something that remembers what it would return.
     """
     if height != state.height + 1 or time_ms < state.time_ms:
         raise ValueError(f"block {height} at {time_ms} ms cannot follow block {state.height} at {state.time_ms} ms")
@@ -64,7 +73,7 @@ def execute_block(state: State, *, height: int, time_ms: int, beacon: bytes, tra
     pass_deadlines(draft)
     results = []
     for raw in transactions:
-        after, result, events = execute_transaction(draft.state, beacon, raw)
+        after, result, events = execute_transaction(draft.state, beacon, raw, read)
         draft.state = after
         draft.events.extend(events)
         results.append(result)
@@ -74,18 +83,12 @@ def execute_block(state: State, *, height: int, time_ms: int, beacon: bytes, tra
     return Executed(draft.state, tuple(results), tuple(draft.events))
 
 
-def check_transaction(state: State, raw: bytes) -> SignedTransaction:
-    """What can be said of a transaction cheaply, before it may take memory or a place in a block.
+def require_new(state: State, transaction: SignedTransaction) -> None:
+    """What the state can say of a transaction cheaply, before it may take memory or a place in a block.
 
     Raises:
-        Refused: what `open_transaction` raises, `unknown_sender` or `stale_nonce`.
+        Refused: `unknown_sender` or `stale_nonce`.
     """
-    transaction = open_transaction(raw, state.chain)
-    require_new(state, transaction)
-    return transaction
-
-
-def require_new(state: State, transaction: SignedTransaction) -> None:
     sender = transaction.sender
     if sender not in state.accounts:
         raise Refused("unknown_sender", f"{sender[:12]}: has no account; somebody has to transfer to it first")
@@ -94,10 +97,12 @@ def require_new(state: State, transaction: SignedTransaction) -> None:
         raise Refused("stale_nonce", f"{sender[:12]}: nonce {transaction.nonce}, but {last} is used; use a larger one")
 
 
-def execute_transaction(state: State, beacon: bytes, raw: bytes) -> tuple[State, Result, list[Event]]:
+def execute_transaction(
+    state: State, beacon: bytes, raw: bytes, read: Callable[[bytes], SignedTransaction]
+) -> tuple[State, Result, list[Event]]:
     sender = ""
     try:
-        transaction = open_transaction(raw, state.chain)
+        transaction = read(raw)
         sender = transaction.sender
         require_new(state, transaction)
         draft = Draft(state, beacon)

@@ -6,7 +6,8 @@ start and executed again.
 """
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -39,26 +40,31 @@ class Journal:
     def restore(self) -> State | None:
         """The last snapshot, or None; drops everything that came after it."""
         row = self._db.execute("SELECT height, state FROM snapshot").fetchone()
-        height = row[0] if row else 0
-        self._db.execute("DELETE FROM result WHERE height > ?", (height,))
-        self._db.execute("DELETE FROM event WHERE height > ?", (height,))
+        self._drop_above(row[0] if row else 0)
         return load_state(row[1]) if row else None
+
+    def start_from(self, state: State) -> None:
+        """Goes on from a state that was not reached by executing blocks here, on disk when this returns. What is
+        there of the blocks before it stays, so history has a gap."""
+        with self._transaction():
+            self._drop_above(state.height)
+            self._snapshot(state)
+        self._db.execute("PRAGMA wal_checkpoint(FULL)")
 
     def append(self, state: State, results: Sequence[Result], events: Sequence[Event]) -> None:
         """Stores what executing one block gave."""
         height = state.height
-        self._db.execute("BEGIN")
-        self._db.executemany(
-            "INSERT OR IGNORE INTO result VALUES (?, ?, ?, ?)",
-            [(result.hash, height, result.code, result.reason) for result in results],
-        )
-        self._db.executemany(
-            "INSERT INTO event (height, body) VALUES (?, ?)",
-            [(height, msgspec.json.encode(event)) for event in events],
-        )
-        if height % SNAPSHOT_INTERVAL == 0:
-            self._snapshot(state)
-        self._db.execute("COMMIT")
+        with self._transaction():
+            self._db.executemany(
+                "INSERT OR IGNORE INTO result VALUES (?, ?, ?, ?)",
+                [(result.hash, height, result.code, result.reason) for result in results],
+            )
+            self._db.executemany(
+                "INSERT INTO event (height, body) VALUES (?, ?)",
+                [(height, msgspec.json.encode(event)) for event in events],
+            )
+            if height % SNAPSHOT_INTERVAL == 0:
+                self._snapshot(state)
 
     def close(self, state: State) -> None:
         """Takes a last snapshot, so that the next start has nothing to execute again."""
@@ -74,6 +80,20 @@ class Journal:
         query = "SELECT sequence, height, body FROM event WHERE sequence > ? ORDER BY sequence LIMIT ?"
         rows = self._db.execute(query, (after, MAX_EVENTS))
         return [EventView(sequence, height, msgspec.Raw(body)) for sequence, height, body in rows]
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._db.execute("BEGIN")
+        try:
+            yield
+        except BaseException:
+            self._db.execute("ROLLBACK")
+            raise
+        self._db.execute("COMMIT")
+
+    def _drop_above(self, height: int) -> None:
+        self._db.execute("DELETE FROM result WHERE height > ?", (height,))
+        self._db.execute("DELETE FROM event WHERE height > ?", (height,))
 
     def _snapshot(self, state: State) -> None:
         self._db.execute("INSERT OR REPLACE INTO snapshot VALUES (1, ?, ?)", (state.height, dump_state(state)))

@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import TypeVar
 
 from tallystick.consensus.port import CommittedBlock
-from tallystick.ledger.execute import check_transaction, execute_block, next_deadline_ms
+from tallystick.errors import Refused
+from tallystick.ledger.execute import execute_block, next_deadline_ms, require_new
 from tallystick.ledger.genesis import Genesis, genesis_state
-from tallystick.ledger.state import State, state_digest
+from tallystick.ledger.state import State, dump_state, load_state
 from tallystick.network.journal import Journal
+from tallystick.network.opened import OpenedTransactions
 
 T = TypeVar("T")
 
@@ -20,6 +22,7 @@ class Node:
     def __init__(self, genesis: Genesis, path: Path) -> None:
         self.journal = Journal(path)
         self.state: State = self.journal.restore() or genesis_state(genesis)
+        self._opened = OpenedTransactions(self.state.chain)
         self._woken: set[asyncio.Event] = set()
         self._listeners: list[Callable[[State], None]] = []
 
@@ -29,27 +32,46 @@ class Node:
     def height(self) -> int:
         return self.state.height
 
+    def check(self, transaction: bytes) -> None:
+        self._opened.open(transaction)
+
     def admit(self, transaction: bytes) -> None:
-        check_transaction(self.state, transaction)
+        require_new(self.state, self._opened.open(transaction))
 
     def next_deadline_ms(self) -> int | None:
         return next_deadline_ms(self.state)
 
-    def execute(self, block: CommittedBlock) -> bytes:
+    def execute(self, block: CommittedBlock) -> None:
         executed = execute_block(
             self.state,
             height=block.height,
             time_ms=block.time_ms,
             beacon=block.digest,
             transactions=block.transactions,
+            read=self._opened.read,
         )
         self.journal.append(executed.state, executed.results, executed.events)
-        self.state = executed.state
+        self._show(executed.state)
+
+    def validators(self) -> tuple[str, ...]:
+        return tuple(validator.identity for validator in self.state.validators)
+
+    def snapshot(self) -> bytes:
+        return dump_state(self.state)
+
+    def restore(self, snapshot: bytes) -> None:
+        state = load_state(snapshot)
+        if state.chain != self.state.chain:
+            raise Refused("wrong_chain", f"snapshot: of chain {state.chain}, not of {self.state.chain}")
+        self.journal.start_from(state)
+        self._show(state)
+
+    def _show(self, state: State) -> None:
+        self.state = state
         for event in self._woken:
             event.set()
         for listener in self._listeners:
-            listener(self.state)
-        return state_digest(self.state)
+            listener(state)
 
     # ---- what the rest of the process calls
 
