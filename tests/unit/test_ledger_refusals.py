@@ -13,11 +13,12 @@ from tallystick.canon.sealed import seal
 from tallystick.errors import Refused
 from tallystick.ledger import tasks
 from tallystick.ledger.execute import execute_block, require_new
-from tallystick.ledger.state import Account, Worker
+from tallystick.ledger.state import Account, Reply, State, Worker
 from tallystick.ledger.transactions import (
     MAX_TRANSACTION_BYTES,
     Anchor,
     AnyBody,
+    Batch,
     Deposit,
     Enroll,
     Leave,
@@ -189,12 +190,29 @@ def test_it_is_refused_and_changes_only_the_nonce(net: Network, code: str, story
     result = net.send(sender, body)
     assert result.code == code, result
     assert result.reason and result.sender == key(sender).identity
-
-    identity = key(sender).identity
-    accounts = before.accounts.set(identity, replace(before.accounts[identity], nonce=net.nonce))
-    expected = replace(before, height=before.height + 1, time_ms=before.time_ms + 1, accounts=accounts)
-    assert net.state == expected
+    assert net.state == with_reply(before, Reply(net.nonce, result.hash, code, before.height + 1), sender)
     assert len(net.events) == events
+
+
+@pytest.mark.parametrize(("code", "story"), CASES, ids=[f"{code}-{i}" for i, (code, _) in enumerate(CASES)])
+def test_in_a_batch_it_leaves_no_trace_either(net: Network, code: str, story: Story) -> None:
+    sender, body = story(net)
+    if isinstance(body, OpenTask):
+        return  # does not go into batches
+    assert not isinstance(body, Batch)
+    before, events = net.state, len(net.events)
+    result = net.send(sender, Batch([body, body]))
+    assert result.items == (code, code)
+    reply = Reply(net.nonce, result.hash, "items_refused", before.height + 1)
+    assert net.state == with_reply(before, reply, sender)
+    assert len(net.events) == events
+
+
+def with_reply(before: State, reply: Reply, sender: str) -> State:
+    """The state one block later in which nothing else has happened."""
+    identity = key(sender).identity
+    accounts = before.accounts.set(identity, replace(before.accounts[identity], last=reply))
+    return replace(before, height=before.height + 1, time_ms=before.time_ms + 1, accounts=accounts)
 
 
 def test_every_refusal_of_the_rules_has_a_story() -> None:
@@ -223,8 +241,10 @@ def test_a_stranger_has_no_account_until_somebody_pays_it(net: Network) -> None:
     assert net.block(raw).results[0].code == "unknown_sender"
     assert key("zoe").identity not in net.state.accounts
     net.act("ann", Transfer(key("zoe").identity, 5))
-    assert net.block(raw).results[0].code == "ok"
-    assert net.state.accounts[key("zoe").identity] == Account(balance=4, nonce=1)
+    (result,) = net.block(raw).results
+    assert result.code == "ok"
+    last = Reply(1, result.hash, "ok", net.state.height)
+    assert net.state.accounts[key("zoe").identity] == Account(balance=4, last=last)
 
 
 def test_a_signature_for_another_network_is_worth_nothing(net: Network) -> None:
@@ -256,12 +276,12 @@ def misshapen(net: Network) -> bytes:
 def test_who_has_no_account_or_used_its_nonce_can_be_told_from_the_state(net: Network) -> None:
     raw = net.sign("ann", Transfer(key("bob").identity, 7))
     transaction = open_transaction(raw, net.state.chain)
-    require_new(net.state, transaction)
+    require_new(net.account("ann"), transaction)
     net.block(raw)
     with pytest.raises(Refused, match="stale_nonce"):
-        require_new(net.state, transaction)
+        require_new(net.account("ann"), transaction)
     with pytest.raises(Refused, match="unknown_sender"):
-        require_new(net.state, replace(transaction, sender=key("zoe").identity))
+        require_new(None, transaction)
 
 
 @pytest.mark.parametrize("place", [0, 40, -1], ids=["sender", "signature", "payload"])

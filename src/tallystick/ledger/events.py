@@ -14,9 +14,11 @@ class Result(msgspec.Struct, frozen=True):
     sender: str
     """Empty if the transaction has no form, because then there is no sender."""
     code: str
-    """`ok`, or the code of the refusal."""
+    """`ok`, or the code of the refusal; `items_refused` for a batch of which some were."""
     reason: str
     """For people; empty if `ok`."""
+    items: tuple[str, ...] = ()
+    """Codes of a batch's items, in order, if any was refused."""
 
 
 class TaskOpened(msgspec.Struct, frozen=True, tag="task_opened"):

@@ -33,6 +33,8 @@ class Transfer(Body, frozen=True, forbid_unknown_fields=True, array_like=True, t
 
     to: Name
     amount: Amount
+    memo: Annotated[bytes, msgspec.Meta(max_length=256)] = b""
+    """For the receiver, such as what is paid for. No rule reads it."""
 
 
 class Deposit(Body, frozen=True, forbid_unknown_fields=True, array_like=True, tag="deposit"):
@@ -162,7 +164,18 @@ class Anchor(Body, frozen=True, forbid_unknown_fields=True, array_like=True, tag
     digest: Name
 
 
-AnyBody = Transfer | Deposit | Withdraw | OpenTask | Enroll | Leave | Commit | Reveal | Audit | Attest | Anchor
+Item = Transfer | Deposit | Withdraw | Enroll | Leave | Commit | Reveal | Audit | Attest | Anchor
+"""What a batch may hold. A task is named by the hash of its own transaction, so it is opened alone."""
+
+
+class Batch(Body, frozen=True, forbid_unknown_fields=True, array_like=True, tag="batch"):
+    """Many items under one signature and one nonce, executed in order. Each is refused or not by its own rule, and
+    what is refused has no influence on the others."""
+
+    items: Annotated[list[Item], msgspec.Meta(min_length=1, max_length=256)]
+
+
+AnyBody = Item | OpenTask | Batch
 
 
 class Transaction(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_like=True):

@@ -1,10 +1,13 @@
 """The ledger as the application of a consensus engine: executes blocks, keeps the state, wakes who waits for it."""
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+from tallystick.canon.hashing import blob_name
+from tallystick.canon.identity import IDENTITY_BYTES
 from tallystick.consensus.port import CommittedBlock
 from tallystick.errors import Refused
 from tallystick.ledger.execute import execute_block, next_deadline_ms, require_new
@@ -12,6 +15,7 @@ from tallystick.ledger.genesis import Genesis, genesis_state
 from tallystick.ledger.state import State, dump_state, load_state
 from tallystick.network.journal import Journal
 from tallystick.network.opened import OpenedTransactions
+from tallystick.network.views import TransactionView
 
 T = TypeVar("T")
 
@@ -25,6 +29,8 @@ class Node:
         self._opened = OpenedTransactions(self.state.chain)
         self._woken: set[asyncio.Event] = set()
         self._listeners: list[Callable[[State], None]] = []
+        self.awaited: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
+        """Who waits for a transaction, by its hash: with many waiting, a block wakes only those whom it concerns."""
 
     # ---- what the engine calls (`consensus/port.py`)
 
@@ -36,7 +42,8 @@ class Node:
         self._opened.open(transaction)
 
     def admit(self, transaction: bytes) -> None:
-        require_new(self.state, self._opened.open(transaction))
+        opened = self._opened.open(transaction)
+        require_new(self.state.accounts.get(opened.sender), opened)
 
     def next_deadline_ms(self) -> int | None:
         return next_deadline_ms(self.state)
@@ -52,6 +59,9 @@ class Node:
         )
         self.journal.append(executed.state, executed.results, executed.events)
         self._show(executed.state)
+        for result in executed.results:
+            for waiting in self.awaited.get(result.hash, ()):
+                waiting.set()
 
     def validators(self) -> tuple[str, ...]:
         return tuple(validator.identity for validator in self.state.validators)
@@ -93,6 +103,33 @@ class Node:
             return None
         finally:
             self._woken.discard(woken)
+
+    def outcome(self, transaction: bytes) -> TransactionView | None:
+        """What became of a sealed transaction, if it was executed: from the journal, or from the state, which knows
+        the last one of each account even if its block was never executed here."""
+        name = blob_name(transaction)
+        if (found := self.journal.result(name)) is not None:
+            return found
+        account = self.state.accounts.get(transaction[:IDENTITY_BYTES].hex())
+        if account is None or account.last.hash != name:
+            return None
+        return TransactionView(name, account.last.height, account.last.code, "")
+
+    async def until_executed(self, name: str, seconds: float) -> None:
+        """Waits until the transaction whose hash is `name` is executed, or `seconds` have passed."""
+        if self.journal.result(name) is not None:
+            return
+        woken = asyncio.Event()
+        self.awaited[name].add(woken)
+        try:
+            async with asyncio.timeout(seconds):
+                await woken.wait()
+        except TimeoutError:
+            pass
+        finally:
+            self.awaited[name].discard(woken)
+            if not self.awaited[name]:
+                del self.awaited[name]
 
     def close(self) -> None:
         self.journal.close(self.state)
