@@ -10,7 +10,7 @@ from tallystick.canon.hashing import blob_name
 from tallystick.canon.identity import IDENTITY_BYTES
 from tallystick.consensus.port import CommittedBlock
 from tallystick.errors import Refused
-from tallystick.ledger.execute import execute_block, next_deadline_ms, require_new
+from tallystick.ledger.execute import Executed, execute_block, next_deadline_ms, require_new
 from tallystick.ledger.genesis import Genesis, genesis_state
 from tallystick.ledger.state import State, dump_state, load_state
 from tallystick.network.journal import Journal
@@ -49,7 +49,11 @@ class Node:
         return next_deadline_ms(self.state)
 
     def execute(self, block: CommittedBlock) -> None:
-        executed = execute_block(
+        self.keep(self.preview(block))
+
+    def preview(self, block: CommittedBlock) -> Executed:
+        """What executing `block` would give. Changes nothing."""
+        return execute_block(
             self.state,
             height=block.height,
             time_ms=block.time_ms,
@@ -57,6 +61,9 @@ class Node:
             transactions=block.transactions,
             read=self._opened.read,
         )
+
+    def keep(self, executed: Executed) -> None:
+        """Makes what `preview` gave the current state."""
         self.journal.append(executed.state, executed.results, executed.events)
         self._show(executed.state)
         for result in executed.results:

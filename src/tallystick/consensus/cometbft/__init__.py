@@ -6,7 +6,7 @@ requests, answered in order. Read the modules in this order:
 `protobuf`    the wire format, driven by tables
 `messages`    the tables: all messages of CometBFT 0.38
 `port`        what is needed of the ledger, and of the place where snapshots are kept
-`genesis`     CometBFT's genesis document and key file for one of our networks
+`chain`       how CometBFT names our chains
 `validators`  identities as CometBFT's validators; changes of the set; offenders
 `snapshots`   a state in chunks that can be checked one by one
 `adapter`     one method for each request

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from tallystick.consensus.cometbft import messages as abci
 from tallystick.consensus.cometbft import snapshots
-from tallystick.consensus.cometbft.genesis import APP_VERSION, comet_chain
+from tallystick.consensus.cometbft.chain import APP_VERSION, comet_chain
 from tallystick.consensus.cometbft.port import Ledger, Notice, Result, Shelf
 from tallystick.consensus.cometbft.protobuf import delimited
 from tallystick.consensus.cometbft.validators import changes, offenders, require_same_set, update_of
@@ -141,8 +141,8 @@ class Adapter:
                 f"CometBFT starts at height {request.initial_height}, {start_ms} ms; the ledger at 1, "
                 f"{ledger.genesis_ms} ms; write CometBFT's genesis document with `tallystick abci genesis`",
             )
-        require_same_set(request.validators, ledger.validators)
-        initial = tuple(update_of(identity) for identity in sorted(ledger.validators))
+        require_same_set(request.validators, ledger.validators())
+        initial = tuple(update_of(identity) for identity in sorted(ledger.validators()))
         return abci.ResponseInitChain(validators=initial, app_hash=ledger.digest)
 
     def prepare_proposal(self, request: abci.RequestPrepareProposal) -> abci.ResponsePrepareProposal:
@@ -181,7 +181,7 @@ class Adapter:
         if time_ms < ledger.time_ms or len(request.hash) != HASH_BYTES:
             raise Refused("malformed", f"block {request.height}: time before its parent's, or a hash of wrong length")
         block = CommittedBlock(request.height, time_ms, request.hash, request.txs, b"")
-        before = ledger.validators
+        before = ledger.validators()
         self._finalized = None
         outcome = ledger.finalize(block, offenders(request.misbehavior, before))
         updates = changes(before, outcome.validators)
@@ -249,7 +249,8 @@ class Adapter:
         return snapshots.describe(height, data) if data else None
 
     def _retain_height(self) -> int:
-        """Never above the oldest snapshot: whoever restores it needs the blocks from there on."""
+        """Never above the oldest snapshot: whoever restores it needs the blocks from there on, and so does a ledger
+        that starts from what it had on disk when it took a later one."""
         if not self._retain:
             return 0
         oldest = min(self._shelf.heights(), default=0)

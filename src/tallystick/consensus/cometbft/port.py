@@ -60,7 +60,6 @@ class Ledger(Protocol):
     def digest(self) -> bytes:
         """Of the last committed state."""
 
-    @property
     def validators(self) -> tuple[str, ...]:
         """Identities of the validators in the last committed state."""
 
@@ -90,7 +89,7 @@ class Ledger(Protocol):
         """Makes what the last `finalize` gave the committed state."""
 
     def snapshot(self) -> bytes:
-        """The last committed state."""
+        """The last committed state, which is on disk when this returns: a restart never finds an older one."""
 
     def restore(self, data: bytes, height: int, digest: bytes) -> None:
         """Replaces the state by a snapshot, on disk when this returns.

@@ -1,8 +1,6 @@
 """CometBFT's files for one of our networks: its genesis document, and the key file of a validator.
 
-Our genesis document stays in each node's home; CometBFT's names it by its chain id, which holds 128 bits of its hash.
-So the application state in CometBFT's document is empty, and a node that starts from a snapshot, which is never shown
-that document, knows its network as well as the others do.
+A validator votes in CometBFT with the key of its identity (`consensus/cometbft/validators.py`).
 """
 
 import base64
@@ -13,27 +11,13 @@ from typing import Any, Final
 import msgspec
 
 from tallystick.canon.identity import Key
+from tallystick.consensus.cometbft.chain import APP_VERSION, comet_chain
 from tallystick.consensus.cometbft.validators import POWER, address_of
 
-MAX_CHAIN_CHARACTERS: Final = 50
-"""CometBFT's limit on a chain id."""
-HASH_CHARACTERS: Final = 32
-APP_VERSION: Final = 1
-"""Of the rules and of how blocks become ledger blocks; in every header."""
 BLOCK_BYTES: Final = 4 * 2**20
 EVIDENCE_AGE_BLOCKS: Final = 100_000
 EVIDENCE_AGE_NS: Final = 48 * 3600 * 10**9
 EVIDENCE_BYTES: Final = 256 * 2**10
-
-
-def comet_chain(chain: str) -> str:
-    """Our chain id, with its name cut so that the whole fits CometBFT's limit; the hash stays.
-
-    >>> comet_chain("a-very-long-name-for-a-network-" + "0" * 32)
-    'a-very-long-name-00000000000000000000000000000000'
-    """
-    name, _, tail = chain.rpartition("-")
-    return f"{name[: MAX_CHAIN_CHARACTERS - HASH_CHARACTERS - 1].rstrip('-')}-{tail}"
 
 
 def genesis_document(chain: str, time_ms: int, validators: Sequence[str]) -> bytes:
