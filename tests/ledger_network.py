@@ -120,7 +120,7 @@ class Network:
         return None if identity is None else self.names[identity]
 
     def account(self, who: str) -> Account:
-        return self.state.accounts.get(self.keys[who].identity, Account())
+        return self.state.accounts.get(key(who).identity, Account())
 
     def the_task(self) -> Task:
         return self.state.tasks[self.task]

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import msgspec
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from tallystick.canon.hashing import blob_name
@@ -30,7 +31,7 @@ from tallystick.proof.commitment import Commitment, Parent, commitment_of
 from tallystick.proof.directory import Places, Proof, open_proof
 from tallystick.proof.manifest import FileName, Statement, open_statement
 from tallystick.proof.recorder import Recorder, Run
-from tallystick.proof.roots import model_root, records_root, state_root
+from tallystick.proof.roots import model_root, records_root, state_root, tensor_digests
 from tallystick.proof.segments import Segment, decode_segment
 from tallystick.proof.transcript import LINK_BYTES
 
@@ -38,8 +39,6 @@ PROVER = Key.from_seed(b"p" * 32)
 ATTACKER = Key.from_seed(b"a" * 32)
 STEPS, SEGMENT, MICRO_BATCHES, MICRO_BATCH_SIZE = 8, 3, 2, 4
 SEGMENTS = 3
-TENSORS = 12
-"""Of the state."""
 Tamper = Callable[[int, Tensors, Tensors], tuple[Tensors, Tensors]]
 """From a step, and the state and the sum that it leads to, to what is recorded and continued from."""
 
@@ -143,7 +142,7 @@ def _data_set(records: Tensors) -> DataSet:
 
 
 def segments_of(path: Path) -> list[Segment]:
-    return [decode_segment(line + b"\n", TENSORS) for line in (path / m.SEGMENTS).read_bytes().splitlines()]
+    return [decode_segment(line + b"\n") for line in (path / m.SEGMENTS).read_bytes().splitlines()]
 
 
 def resign(
@@ -176,14 +175,13 @@ def resign(
 
 
 def _end(path: Path) -> dict[str, str]:
-    """Root and model as the last segment has them, or else as the last statement did."""
+    """Root as the last segment has it and model as the final state does, or else as the last statement did."""
     try:
-        last = segments_of(path)[-1]
+        final = load_file(path / m.FINAL)
+        return {"root": segments_of(path)[-1].root, "model": model_root(tensor_digests(final))}
     except Exception:
         _, before = open_statement((path / m.SIGNATURE).read_bytes())
         return {"root": before.root, "model": before.model}
-    digests = dict(zip(sorted(sample().initial), map(bytes.fromhex, last.tensors), strict=True))
-    return {"root": last.root, "model": model_root(digests)}
 
 
 def nudged(tensors: Tensors, name: str) -> Tensors:

@@ -181,7 +181,9 @@ def test_malformed_oversized_unsigned_and_replayed_transactions_are_refused(net:
         outcome = validators.submit(good)
         assert outcome is not None
         assert outcome.code == "ok"
-        assert post(net, good) == (400, "stale_nonce")
+        assert validators.submit(good) == outcome, "a retransmission is answered, not executed"
+        stale = sign_transaction(key, chain, nonce, Deposit(1))
+        assert post(net, stale) == (400, "stale_nonce")
         assert validators.account(key.identity).balance == account.balance - 1
 
 

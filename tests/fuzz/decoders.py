@@ -18,7 +18,7 @@ import atheris
 with atheris.instrument_imports(include=["tallystick", "msgspec", "safetensors"]):
     from cryptography.hazmat.primitives.asymmetric import ec
 
-    from proof_samples import ATTACKER, TENSORS, sample
+    from proof_samples import ATTACKER, sample
     from tallystick.canon.encoding import to_json
     from tallystick.canon.sealed import seal
     from tallystick.errors import Refused
@@ -56,7 +56,7 @@ DECODERS: Final[dict[str, Decode]] = {
     "program": decode_program,
     "record-line": lambda data: record.decode_line(data, 1),
     "record-manifest": record.decode_manifest,
-    "segment": lambda data: decode_segment(data, TENSORS),
+    "segment": decode_segment,
     "spec": decode_spec,
     "statement": behind(manifest.DOMAIN, manifest.open_statement),
     "tensors": lambda data: from_blob(data, SPECS, "fuzz"),

@@ -14,7 +14,7 @@ from tallystick.errors import Refused
 from tallystick.ledger.execute import execute_block
 from tallystick.ledger.genesis import dump_genesis, load_genesis
 from tallystick.ledger.state import Account, State, dump_state, load_state, state_digest
-from tallystick.ledger.transactions import open_transaction
+from tallystick.ledger.transactions import open_transaction, read_transaction
 
 
 @cache
@@ -114,7 +114,7 @@ def test_signed_nonsense_is_a_refusal_and_never_a_crash(noise: bytes, tree: obje
     for payload in (noise, shaped, msgspec.msgpack.encode([1, ["transfer", tree, tree]])):
         raw = seal(key(CLIENT), domain, payload or b"\x00")
         try:
-            open_transaction(raw, state.chain)
+            assert read_transaction(raw) == open_transaction(raw, state.chain)
         except Refused:
             executed = execute_block(
                 state, height=state.height + 1, time_ms=state.time_ms, beacon=b"", transactions=(raw, noise)

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from ledger_network import CLIENT, POLICY, VALIDATORS, WORKERS, Network, beacon_of, check_invariants, key, name, truth
 from tallystick.ledger.events import Result, Slashed
 from tallystick.ledger.execute import execute_block, next_deadline_ms
-from tallystick.ledger.state import State, dump_state, load_state, state_digest
+from tallystick.ledger.state import NO_REPLY, State, dump_state, load_state, state_digest
 from tallystick.ledger.transactions import (
     UNAVAILABLE,
     Anchor,
@@ -105,7 +105,7 @@ class Life(RuleBasedStateMachine):
         kept = (before.tasks, before.validators, before.burned, before.anchors)
         assert kept == (after.tasks, after.validators, after.burned, after.anchors)
         for identity, account in after.accounts.items():
-            assert replace(account, nonce=0) == replace(before.accounts[identity], nonce=0)
+            assert replace(account, last=NO_REPLY) == replace(before.accounts[identity], last=NO_REPLY)
 
     # anybody
 

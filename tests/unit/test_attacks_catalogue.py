@@ -31,7 +31,7 @@ def test_attacks_have_names_and_codes_of_their_own() -> None:
 def commitment() -> Commitment:
     digest = "0" * 64
     return Commitment(
-        format="tallystick-proof-v2",
+        format="tallystick-proof-v3",
         spec=digest,
         program=digest,
         arithmetic="exact-v1",

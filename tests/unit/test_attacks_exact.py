@@ -4,7 +4,6 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import pytest
@@ -31,7 +30,6 @@ from tallystick.proof.directory import Places, Proof, open_proof, scan_segments
 from tallystick.proof.policy import FULL, Policy, chosen
 from tallystick.proof.replay import Job, OnLoss, Result
 from tallystick.proof.transcript import start
-from tallystick.proof.verdict import Difference
 
 Patch = pytest.MonkeyPatch
 Removal = Callable[[Patch, Bench, Path], None]
@@ -90,11 +88,11 @@ def any_parent(patch: Patch, bench: Bench, path: Path) -> None:
 def loose_seams(patch: Patch, bench: Bench, path: Path) -> None:
     """A segment starts from a state that the prover chooses for it."""
     first = bench.other_run[SEAM]
-    digests = [value.hex() for value in roots.tensor_digests(first).values()]
+    root = roots.state_root(first, SEAM)
 
     def from_its_own(proof: Proof, training: Training, job: Job, on: OnLoss | None = None) -> Result:
         if job.index == SEAM // b.SEGMENT and job.before is not None:
-            job = Job(job.index, msgspec.structs.replace(job.before, tensors=digests), job.claimed)
+            job = Job(job.index, msgspec.structs.replace(job.before, root=root), job.claimed)
         return replay.replay(proof, training, job, on)
 
     read = directory.read_state
@@ -110,17 +108,19 @@ def blind_to(prefix: str) -> Removal:
             full = roots.tensor_digests(state)
             return {name: bytes(32) if name.startswith(prefix) else value for name, value in full.items()}
 
-        differences = replay._differences
-
-        def but_for_the_file(*given: Any) -> Iterator[Difference]:
-            return (found for found in differences(*given) if found.code != "wrong_checkpoint")
-
         for module in (recording, claims, replay, b):
             patch.setattr(module, "tensor_digests", digests)
-        patch.setattr(b, "state_root", lambda state, step: roots.state_root_of(digests(state), step))
-        patch.setattr(replay, "_differences", but_for_the_file)
+        for module in (replay, b):
+            patch.setattr(module, "state_root", lambda state, step: roots.state_root_of(digests(state), step))
+        but_for(patch, "wrong_checkpoint")
 
     return remove
+
+
+def but_for(patch: Patch, code: str) -> None:
+    """Re-execution passes over the differences of one kind."""
+    differences = replay._differences
+    patch.setattr(replay, "_differences", lambda *given: (d for d in differences(*given) if d.code != code))
 
 
 def obeys(training_of: Callable[[Bench], Training]) -> Removal:
@@ -149,7 +149,9 @@ def any_mask(patch: Patch, bench: Bench, path: Path) -> None:
 
 
 def any_end(patch: Patch, bench: Bench, path: Path) -> None:
+    """Neither what the files claim nor the re-executed last segment is held against the final state."""
     patch.setattr(claims, "_wrong_end", lambda *given: iter(()))
+    but_for(patch, "wrong_final_state")
 
 
 def unbound_chain(patch: Patch, bench: Bench, path: Path) -> None:

@@ -12,18 +12,20 @@ from ledger_network import CLIENT, POLICY, VALIDATORS, Network, check_invariants
 from tallystick.canon.sealed import seal
 from tallystick.errors import Refused
 from tallystick.ledger import tasks
-from tallystick.ledger.execute import check_transaction, execute_block
-from tallystick.ledger.state import Account, Worker
+from tallystick.ledger.execute import execute_block, require_new
+from tallystick.ledger.state import Account, Reply, State, Worker
 from tallystick.ledger.transactions import (
     MAX_TRANSACTION_BYTES,
     Anchor,
     AnyBody,
+    Batch,
     Deposit,
     Enroll,
     Leave,
     OpenTask,
     Transfer,
     Withdraw,
+    open_transaction,
     sign_transaction,
 )
 
@@ -188,12 +190,29 @@ def test_it_is_refused_and_changes_only_the_nonce(net: Network, code: str, story
     result = net.send(sender, body)
     assert result.code == code, result
     assert result.reason and result.sender == key(sender).identity
-
-    identity = key(sender).identity
-    accounts = before.accounts.set(identity, replace(before.accounts[identity], nonce=net.nonce))
-    expected = replace(before, height=before.height + 1, time_ms=before.time_ms + 1, accounts=accounts)
-    assert net.state == expected
+    assert net.state == with_reply(before, Reply(net.nonce, result.hash, code, before.height + 1), sender)
     assert len(net.events) == events
+
+
+@pytest.mark.parametrize(("code", "story"), CASES, ids=[f"{code}-{i}" for i, (code, _) in enumerate(CASES)])
+def test_in_a_batch_it_leaves_no_trace_either(net: Network, code: str, story: Story) -> None:
+    sender, body = story(net)
+    if isinstance(body, OpenTask):
+        return  # does not go into batches
+    assert not isinstance(body, Batch)
+    before, events = net.state, len(net.events)
+    result = net.send(sender, Batch([body, body]))
+    assert result.items == (code, code)
+    reply = Reply(net.nonce, result.hash, "items_refused", before.height + 1)
+    assert net.state == with_reply(before, reply, sender)
+    assert len(net.events) == events
+
+
+def with_reply(before: State, reply: Reply, sender: str) -> State:
+    """The state one block later in which nothing else has happened."""
+    identity = key(sender).identity
+    accounts = before.accounts.set(identity, replace(before.accounts[identity], last=reply))
+    return replace(before, height=before.height + 1, time_ms=before.time_ms + 1, accounts=accounts)
 
 
 def test_every_refusal_of_the_rules_has_a_story() -> None:
@@ -222,16 +241,16 @@ def test_a_stranger_has_no_account_until_somebody_pays_it(net: Network) -> None:
     assert net.block(raw).results[0].code == "unknown_sender"
     assert key("zoe").identity not in net.state.accounts
     net.act("ann", Transfer(key("zoe").identity, 5))
-    assert net.block(raw).results[0].code == "ok"
-    assert net.state.accounts[key("zoe").identity] == Account(balance=4, nonce=1)
+    (result,) = net.block(raw).results
+    assert result.code == "ok"
+    last = Reply(1, result.hash, "ok", net.state.height)
+    assert net.state.accounts[key("zoe").identity] == Account(balance=4, last=last)
 
 
 def test_a_signature_for_another_network_is_worth_nothing(net: Network) -> None:
     raw = sign_transaction(key("ann"), "test-0000", 99, Transfer(key("bob").identity, 1))
-    before = net.state
-    (result,) = net.block(raw).results
-    assert (result.code, result.sender) == ("bad_signature", "")
-    assert net.state.accounts == before.accounts
+    with pytest.raises(Refused, match="bad_signature"):
+        open_transaction(raw, net.state.chain)
 
 
 @pytest.mark.parametrize("code", ["too_large", "truncated", "malformed"])
@@ -254,16 +273,23 @@ def misshapen(net: Network) -> bytes:
     return seal(key("ann"), f"tallystick/{net.state.chain}/transaction", b"\xc1")
 
 
-def test_admission_checks_the_signature_the_sender_and_the_nonce(net: Network) -> None:
+def test_who_has_no_account_or_used_its_nonce_can_be_told_from_the_state(net: Network) -> None:
     raw = net.sign("ann", Transfer(key("bob").identity, 7))
-    assert check_transaction(net.state, raw).sender == key("ann").identity
+    transaction = open_transaction(raw, net.state.chain)
+    require_new(net.account("ann"), transaction)
     net.block(raw)
     with pytest.raises(Refused, match="stale_nonce"):
-        check_transaction(net.state, raw)
+        require_new(net.account("ann"), transaction)
     with pytest.raises(Refused, match="unknown_sender"):
-        check_transaction(net.state, sign_transaction(key("zoe"), net.state.chain, 1, Deposit(1)))
+        require_new(None, transaction)
+
+
+@pytest.mark.parametrize("place", [0, 40, -1], ids=["sender", "signature", "payload"])
+def test_one_changed_bit_is_a_bad_signature_for_all_who_check_it(net: Network, place: int) -> None:
+    raw = bytearray(net.sign("ann", Transfer(key("bob").identity, 7)))
+    raw[place] ^= 1
     with pytest.raises(Refused, match="bad_signature"):
-        check_transaction(net.state, raw[:-1] + bytes([raw[-1] ^ 1]))
+        open_transaction(bytes(raw), net.state.chain)
 
 
 def test_one_stake_does_not_back_two_tasks(net: Network) -> None:

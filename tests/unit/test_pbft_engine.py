@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -36,16 +35,28 @@ class Journal:
         self.deadline_ms: int | None = None
         self._told: set[asyncio.Task[None]] = set()
 
-    def admit(self, transaction: bytes) -> None:
+    def check(self, transaction: bytes) -> None:
         if transaction.startswith(b"bad"):
             raise Refused("bad_transaction", "begins with bad")
+
+    def admit(self, transaction: bytes) -> None:
+        self.check(transaction)
         if transaction in self.executed:
             raise Refused("stale", "executed already")
 
     def next_deadline_ms(self) -> int | None:
         return self.deadline_ms if self.height == 0 else None
 
-    def execute(self, block: CommittedBlock) -> bytes:
+    def validators(self) -> tuple[str, ...]:
+        return GROUP.validators
+
+    def snapshot(self) -> bytes:
+        return b"\n".join(self.executed)
+
+    def restore(self, snapshot: bytes) -> None:
+        self.executed = [line for line in snapshot.split(b"\n") if line]
+
+    def execute(self, block: CommittedBlock) -> None:
         assert block.height == self.height + 1
         self.height = block.height
         self.executed += block.transactions
@@ -53,7 +64,6 @@ class Journal:
         with self.store.transaction():
             self.store.save_executed(self.height, b"\n".join(self.executed))
         self._tell()
-        return sha256(b"\n".join(self.executed)).digest()
 
     def _tell(self) -> None:
         """Wakes whoever waits for this application; there is nobody while an engine recovers outside the loop."""

@@ -243,7 +243,7 @@ def test_a_signature_for_another_purpose_is_refused(proof: Path) -> None:
         (b'"spec.json"', b'"../etc/passwd"', "malformed"),
         (b'"spec.json"', b'"program.json"', "bad_manifest"),
         (b'"test.safetensors"', b'"train.safetensors"', "bad_manifest"),
-        (b"tallystick-proof-v2", b"tallystick-proof-v1", "malformed"),
+        (b"tallystick-proof-v3", b"tallystick-proof-v1", "malformed"),
         (b'{"format"', b'{ "format"', "not_canonical"),
         (b'"size"', b'"length"', "malformed"),
     ],

@@ -35,12 +35,20 @@ def open_sealed(data: bytes, domain: str, *, limit: int, what: str) -> Opened:
     Raises:
         Refused: `too_large`, `truncated` or `bad_signature`.
     """
+    opened = read_sealed(data, limit=limit, what=what)
+    if not verifies(opened.sender, digest(domain, opened.payload), data[IDENTITY_BYTES:HEADER_BYTES]):
+        raise Refused("bad_signature", f"{what}: the signature is not {opened.sender[:12]}'s for {domain!r}")
+    return opened
+
+
+def read_sealed(data: bytes, *, limit: int, what: str) -> Opened:
+    """Takes an envelope apart without checking its signature: for one that was checked before.
+
+    Raises:
+        Refused: `too_large` or `truncated`.
+    """
     if len(data) > limit:
         raise Refused("too_large", f"{what}: {len(data)} bytes, at most {limit} are admitted")
     if len(data) <= HEADER_BYTES:
         raise Refused("truncated", f"{what}: {len(data)} bytes are too few for a signed envelope")
-    sender = data[:IDENTITY_BYTES].hex()
-    signature, payload = data[IDENTITY_BYTES:HEADER_BYTES], data[HEADER_BYTES:]
-    if not verifies(sender, digest(domain, payload), signature):
-        raise Refused("bad_signature", f"{what}: the signature is not {sender[:12]}'s for {domain!r}")
-    return Opened(sender, payload)
+    return Opened(data[:IDENTITY_BYTES].hex(), data[HEADER_BYTES:])

@@ -25,14 +25,26 @@ class CommittedBlock:
 
 
 class Application(Protocol):
-    """What an engine needs from the program whose transactions it orders. Called from one thread, never re-entered."""
+    """What an engine needs from the program whose transactions it orders. Called from one thread, never re-entered.
+
+    A validator calls `check` for each transaction of a block before it votes for the block. So a committed block holds
+    only transactions that a quorum has checked, and `execute` does not verify signatures again.
+    """
 
     @property
     def height(self) -> int:
         """Height of the last executed block; 0 before the first."""
 
+    def check(self, transaction: bytes) -> None:
+        """Checks what does not depend on the state: size, form, signature, chain. Every honest validator gives the
+        same answer at any time.
+
+        Raises:
+            Refused
+        """
+
     def admit(self, transaction: bytes) -> None:
-        """Checks a transaction against the current state before it may take memory.
+        """`check`, and against the current state, before a transaction may take memory.
 
         Raises:
             Refused: with the reason code that the sender is shown.
@@ -41,8 +53,22 @@ class Application(Protocol):
     def next_deadline_ms(self) -> int | None:
         """When a block is due even if there is no transaction, in agreed time; None if never."""
 
-    def execute(self, block: CommittedBlock) -> bytes:
-        """Applies `block`, durably, and returns the digest of the state after it. Heights come in order, once."""
+    def execute(self, block: CommittedBlock) -> None:
+        """Applies `block`. Heights come in order, once. What is lost in a crash is told by `height` at the next start,
+        and the engine hands in those blocks again."""
+
+    def validators(self) -> tuple[str, ...]:
+        """Identities, in order, of those that should agree on the blocks after the next checkpoint."""
+
+    def snapshot(self) -> bytes:
+        """The state after the last executed block, in canonical bytes: the same on every honest validator."""
+
+    def restore(self, snapshot: bytes) -> None:
+        """Replaces the state, durably, by a snapshot that the engine has checked against a certificate.
+
+        Raises:
+            Refused: it is not a snapshot of this chain.
+        """
 
 
 class Engine(Protocol):

@@ -1,8 +1,10 @@
-"""A state while one transaction, or the passing of time, changes it.
+"""The state while a block changes it: what every rule is written against.
 
-The rules are written against a draft because a refusal may come late: whoever holds the draft drops it, and the state
-that it started from was never touched. Money moves only through the methods here, so conservation can be read off
-this file: each adds as much in one place as it takes in another.
+A refusal may come late, when a rule has changed something already; so each transaction, and each item of a batch,
+begins with a `mark`, and `roll_back` returns to it. Changed accounts are kept apart and join the state once, in
+`finish`: most of what a busy block does is to move money between accounts, and a persistent map would be built anew
+for each move. Money moves only through the methods here, so conservation can be read off this file: each adds as much
+in one place as it takes in another.
 """
 
 from collections.abc import Sequence
@@ -11,30 +13,66 @@ from dataclasses import dataclass, field
 from msgspec.structs import replace
 
 from tallystick.ledger.events import Event
-from tallystick.ledger.state import Account, State, Task, Validator, Worker
+from tallystick.ledger.state import EMPTY, Account, Reply, State, Task, Validator, Worker
+
+Mark = tuple[State, int, int]
+"""The state, and how many events and changes of accounts there were."""
 
 
 @dataclass
 class Draft:
     state: State
-    """Its `height` and `time_ms` are already those of the block."""
+    """Its `height` and `time_ms` are already those of the block. Its accounts are still those before it: `account`
+    knows better."""
     beacon: bytes
     """Digest of the block: known to nobody before the block was proposed."""
     events: list[Event] = field(default_factory=list)
+    _accounts: dict[str, Account] = field(default_factory=dict)
+    """Those that the block has changed."""
+    _undo: list[tuple[str, Account | None]] = field(default_factory=list)
+    """What each change of `_accounts` replaced, in order."""
+
+    # ---- beginning and ending
+
+    def mark(self) -> Mark:
+        return self.state, len(self.events), len(self._undo)
+
+    def roll_back(self, mark: Mark) -> None:
+        """Undoes everything since `mark`."""
+        self.state, events, changes = mark
+        del self.events[events:]
+        for identity, old in reversed(self._undo[changes:]):
+            if old is None:
+                del self._accounts[identity]
+            else:
+                self._accounts[identity] = old
+        del self._undo[changes:]
+
+    def finish(self) -> State:
+        accounts = self.state.accounts.update(self._accounts)
+        return replace(self.state, accounts=accounts, events=self.state.events + len(self.events))
+
+    # ---- looking
 
     @property
     def now_ms(self) -> int:
         return self.state.time_ms
 
-    def emit(self, event: Event) -> None:
-        self.events.append(event)
+    def known(self, identity: str) -> Account | None:
+        """The account, if there is one."""
+        return self._accounts.get(identity) or self.state.accounts.get(identity)
 
     def account(self, identity: str) -> Account:
         """An identity that never held anything has an empty account."""
-        return self.state.accounts.get(identity, Account())
+        return self.known(identity) or EMPTY
 
     def task(self, task: str) -> Task:
         return self.state.tasks[task]
+
+    # ---- changing
+
+    def emit(self, event: Event) -> None:
+        self.events.append(event)
 
     def put_task(self, task: Task) -> None:
         self.state = replace(self.state, tasks=self.state.tasks.set(task.id, task))
@@ -42,18 +80,23 @@ class Draft:
     def change(self, identity: str, *, balance: int = 0, stake: int = 0, locked: int = 0) -> None:
         """Adds to the parts of an account. The rules have checked that it can bear it."""
         old = self.account(identity)
-        new = replace(old, balance=old.balance + balance, stake=old.stake + stake, locked=old.locked + locked)
+        new = Account(old.balance + balance, old.stake + stake, old.locked + locked, old.last)
         assert new.balance >= 0 and 0 <= new.locked <= new.stake, f"{identity[:12]} overdrawn: {old} -> {new}"
-        self.state = replace(self.state, accounts=self.state.accounts.set(identity, new))
+        self._put_account(identity, new)
+
+    def answer(self, identity: str, reply: Reply) -> None:
+        """Keeps what became of the transaction that was just executed for an account, and uses up its nonce."""
+        old = self.account(identity)
+        self._put_account(identity, Account(old.balance, old.stake, old.locked, reply))
+
+    def _put_account(self, identity: str, account: Account) -> None:
+        self._undo.append((identity, self._accounts.get(identity)))
+        self._accounts[identity] = account
 
     def burn(self, identity: str, amount: int) -> None:
         """Takes `amount` out of a balance and out of the world."""
         self.change(identity, balance=-amount)
         self.state = replace(self.state, burned=self.state.burned + amount)
-
-    def use_nonce(self, identity: str, nonce: int) -> None:
-        account = replace(self.account(identity), nonce=nonce)
-        self.state = replace(self.state, accounts=self.state.accounts.set(identity, account))
 
     def pay_from_escrow(self, task: str, identity: str, amount: int) -> None:
         entry = self.task(task)

@@ -12,11 +12,13 @@ class Result(msgspec.Struct, frozen=True):
 
     hash: str
     sender: str
-    """Empty if the signature did not hold, because then there is no sender."""
+    """Empty if the transaction has no form, because then there is no sender."""
     code: str
-    """`ok`, or the code of the refusal."""
+    """`ok`, or the code of the refusal; `items_refused` for a batch of which some were."""
     reason: str
     """For people; empty if `ok`."""
+    items: tuple[str, ...] = ()
+    """Codes of a batch's items, in order, if any was refused."""
 
 
 class TaskOpened(msgspec.Struct, frozen=True, tag="task_opened"):

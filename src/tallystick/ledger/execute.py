@@ -4,8 +4,9 @@ Nothing here or below it reads a clock, draws a random number or does I/O, and t
 every validator that executes the same blocks holds the same bytes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from msgspec.structs import replace
 
@@ -20,12 +21,14 @@ from tallystick.ledger.draft import Draft
 from tallystick.ledger.events import Event, Result
 from tallystick.ledger.rounds import move_on
 from tallystick.ledger.settlement import attest
-from tallystick.ledger.state import State
+from tallystick.ledger.state import Account, Reply, State
 from tallystick.ledger.tasks import enroll, leave, open_task
 from tallystick.ledger.transactions import (
     Anchor,
+    AnyBody,
     Attest,
     Audit,
+    Batch,
     Commit,
     Deposit,
     Enroll,
@@ -35,10 +38,12 @@ from tallystick.ledger.transactions import (
     SignedTransaction,
     Transfer,
     Withdraw,
-    open_transaction,
+    read_transaction,
 )
 
-__all__ = ["Executed", "check_transaction", "execute_block", "next_deadline_ms"]
+OK: Final = "ok"
+
+__all__ = ["Executed", "execute_block", "next_deadline_ms", "require_new"]
 
 
 @dataclass(frozen=True)
@@ -49,93 +54,115 @@ class Executed:
     events: tuple[Event, ...]
 
 
-def execute_block(state: State, *, height: int, time_ms: int, beacon: bytes, transactions: Sequence[bytes]) -> Executed:
-    """Executes one block.
+def execute_block(
+    state: State,
+    *,
+    height: int,
+    time_ms: int,
+    beacon: bytes,
+    transactions: Sequence[bytes],
+    read: Callable[[bytes], SignedTransaction] = read_transaction,
+) -> Executed:
+    """Executes one committed block. Signatures are not checked here: validators check them before they vote.
 
     Args:
         time_ms: agreed time, not before that of the block before.
         beacon: the block's digest, which nobody knew before the block was proposed.
-        transactions: as they were signed. Those that the rules refuse have a result and, if they are authentic and
-            new, use up their nonce; they change nothing else.
+        transactions: as they were signed. Those that the rules refuse have a result and, if they are new, use up
+            their nonce; they change nothing else.
+        read: `read_transaction`, or something that remembers what it would return.
     """
     if height != state.height + 1 or time_ms < state.time_ms:
         raise ValueError(f"block {height} at {time_ms} ms cannot follow block {state.height} at {state.time_ms} ms")
     draft = Draft(replace(state, height=height, time_ms=time_ms), beacon)
     pass_deadlines(draft)
-    results = []
-    for raw in transactions:
-        after, result, events = execute_transaction(draft.state, beacon, raw)
-        draft.state = after
-        draft.events.extend(events)
-        results.append(result)
+    results = [execute_transaction(draft, raw, read) for raw in transactions]
     for task in draft.state.open_tasks:
         if draft.task(task) is not state.tasks.get(task):  # nothing moves on by itself where nothing happened
             move_on(draft, task)
-    return Executed(draft.state, tuple(results), tuple(draft.events))
+    return Executed(draft.finish(), tuple(results), tuple(draft.events))
 
 
-def check_transaction(state: State, raw: bytes) -> SignedTransaction:
-    """What can be said of a transaction cheaply, before it may take memory or a place in a block.
+def require_new(account: Account | None, transaction: SignedTransaction) -> None:
+    """What the sender's account can say of a transaction, before it may take memory or a place in a block.
 
     Raises:
-        Refused: what `open_transaction` raises, `unknown_sender` or `stale_nonce`.
+        Refused: `unknown_sender` or `stale_nonce`.
     """
-    transaction = open_transaction(raw, state.chain)
-    require_new(state, transaction)
-    return transaction
+    sender = transaction.sender[:12]
+    if account is None:
+        raise Refused("unknown_sender", f"{sender}: has no account; somebody has to transfer to it first")
+    if transaction.nonce <= account.nonce:
+        raise Refused(
+            "stale_nonce", f"{sender}: nonce {transaction.nonce}, but {account.nonce} is used; use a larger one"
+        )
 
 
-def require_new(state: State, transaction: SignedTransaction) -> None:
-    sender = transaction.sender
-    if sender not in state.accounts:
-        raise Refused("unknown_sender", f"{sender[:12]}: has no account; somebody has to transfer to it first")
-    last = state.accounts[sender].nonce
-    if transaction.nonce <= last:
-        raise Refused("stale_nonce", f"{sender[:12]}: nonce {transaction.nonce}, but {last} is used; use a larger one")
-
-
-def execute_transaction(state: State, beacon: bytes, raw: bytes) -> tuple[State, Result, list[Event]]:
+def execute_transaction(draft: Draft, raw: bytes, read: Callable[[bytes], SignedTransaction]) -> Result:
     sender = ""
     try:
-        transaction = open_transaction(raw, state.chain)
+        transaction = read(raw)
         sender = transaction.sender
-        require_new(state, transaction)
-        draft = Draft(state, beacon)
-        draft.use_nonce(sender, transaction.nonce)
-        state = draft.state  # what stays even if the rules refuse the rest
-        apply_transaction(draft, transaction)
+        require_new(draft.known(sender), transaction)
     except Refused as refusal:
-        return state, Result(blob_name(raw), sender, refusal.code, refusal.reason), []
-    return draft.state, Result(transaction.hash, sender, "ok", ""), draft.events
+        return Result(blob_name(raw), sender, refusal.code, refusal.reason)
+    body = transaction.body
+    if isinstance(body, Batch):
+        result = execute_batch(draft, transaction, body)
+    else:
+        result = Result(transaction.hash, sender, *attempt(draft, transaction, body))
+    draft.answer(sender, Reply(transaction.nonce, transaction.hash, result.code, draft.state.height))
+    return result
 
 
-def apply_transaction(draft: Draft, transaction: SignedTransaction) -> None:
+def execute_batch(draft: Draft, transaction: SignedTransaction, batch: Batch) -> Result:
+    outcomes = [attempt(draft, transaction, item) for item in batch.items]
+    refused = [(index, reason) for index, (code, reason) in enumerate(outcomes) if code != OK]
+    if not refused:
+        return Result(transaction.hash, transaction.sender, OK, "")
+    index, first = refused[0]
+    reason = f"{len(refused)} of {len(outcomes)} items refused; item {index}: {first}"
+    return Result(transaction.hash, transaction.sender, "items_refused", reason, tuple(code for code, _ in outcomes))
+
+
+def attempt(draft: Draft, transaction: SignedTransaction, body: AnyBody) -> tuple[str, str]:
+    """Applies one body, wholly or not at all, and returns its code and reason."""
+    mark = draft.mark()
+    try:
+        apply(draft, transaction, body)
+    except Refused as refusal:
+        draft.roll_back(mark)
+        return refusal.code, refusal.reason
+    return OK, ""
+
+
+def apply(draft: Draft, transaction: SignedTransaction, body: AnyBody) -> None:
     """Finds the rule.
 
     Raises:
-        Refused: the draft is then in an undefined state, to be dropped.
+        Refused: the draft is then in an undefined state, to be rolled back.
     """
     sender = transaction.sender
-    match transaction.body:
-        case Transfer() as body:
+    match body:
+        case Transfer():
             transfer(draft, sender, body)
-        case Deposit() as body:
+        case Deposit():
             deposit(draft, sender, body)
-        case Withdraw() as body:
+        case Withdraw():
             withdraw(draft, sender, body)
-        case OpenTask() as body:
+        case OpenTask():
             open_task(draft, sender, transaction.hash, body)
-        case Enroll() as body:
+        case Enroll():
             enroll(draft, sender, body)
-        case Leave() as body:
+        case Leave():
             leave(draft, sender, body)
-        case Commit() as body:
+        case Commit():
             commit(draft, sender, body)
-        case Reveal() as body:
+        case Reveal():
             reveal(draft, sender, body)
-        case Audit() as body:
+        case Audit():
             audit(draft, sender, body)
-        case Attest() as body:
+        case Attest():
             attest(draft, sender, body)
-        case Anchor() as body:
+        case Anchor():
             anchor(draft, sender, body)

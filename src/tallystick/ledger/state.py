@@ -29,17 +29,37 @@ Standing = Literal["active", "suspended", "leaving", "ejected"]
 Status = Literal["open", "done", "expired"]
 
 
+class Reply(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_like=True):
+    """What became of the last transaction executed for an account. It is part of the state so that whoever sends the
+    transaction again is told, also by a validator that got the state from others, and it is never executed twice."""
+
+    nonce: int = 0
+    hash: str = ""
+    code: str = ""
+    height: int = 0
+
+
+NO_REPLY: Final = Reply()
+
+
 class Account(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_like=True):
     balance: Amount = 0
     stake: Amount = 0
     locked: Amount = 0
     """The part of `stake` that an office or a task holds; the rest can be withdrawn or back another task."""
-    nonce: int = 0
-    """Of the last transaction executed for this account."""
+    last: Reply = NO_REPLY
 
     @property
     def free(self) -> int:
         return self.stake - self.locked
+
+    @property
+    def nonce(self) -> int:
+        """Of the last transaction executed for this account."""
+        return self.last.nonce
+
+
+EMPTY: Final = Account()
 
 
 class Validator(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_like=True):
@@ -175,6 +195,8 @@ class State(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_like=
     burned: Amount
     anchors: Map[str, Anchored] = Map()
     """By the digest that was anchored."""
+    events: int = 0
+    """How many events there were so far, so that each has the same number wherever it is stored."""
 
     def is_validator(self, identity: str) -> bool:
         return any(validator.identity == identity for validator in self.validators)
@@ -219,4 +241,9 @@ def load_state(data: bytes) -> State:
 
 def state_digest(state: State) -> bytes:
     """What validators agree on after each block. Covers the height, so no two blocks share a digest."""
-    return digest("tallystick/state", dump_state(state))
+    return snapshot_digest(dump_state(state))
+
+
+def snapshot_digest(data: bytes) -> bytes:
+    """`state_digest` of the state that `data` holds, without reading it."""
+    return digest("tallystick/state", data)

@@ -12,7 +12,7 @@ import msgspec
 from tallystick.canon.encoding import from_bytes, to_bytes
 from tallystick.canon.hashing import blob_name, digest
 from tallystick.canon.identity import Key
-from tallystick.canon.sealed import open_sealed, seal
+from tallystick.canon.sealed import Opened, open_sealed, read_sealed, seal
 
 MAX_TRANSACTION_BYTES: Final = 64 * 1024
 MAX_AMOUNT: Final = 2**62
@@ -33,6 +33,8 @@ class Transfer(Body, frozen=True, forbid_unknown_fields=True, array_like=True, t
 
     to: Name
     amount: Amount
+    memo: Annotated[bytes, msgspec.Meta(max_length=256)] = b""
+    """For the receiver, such as what is paid for. No rule reads it."""
 
 
 class Deposit(Body, frozen=True, forbid_unknown_fields=True, array_like=True, tag="deposit"):
@@ -162,7 +164,18 @@ class Anchor(Body, frozen=True, forbid_unknown_fields=True, array_like=True, tag
     digest: Name
 
 
-AnyBody = Transfer | Deposit | Withdraw | OpenTask | Enroll | Leave | Commit | Reveal | Audit | Attest | Anchor
+Item = Transfer | Deposit | Withdraw | Enroll | Leave | Commit | Reveal | Audit | Attest | Anchor
+"""What a batch may hold. A task is named by the hash of its own transaction, so it is opened alone."""
+
+
+class Batch(Body, frozen=True, forbid_unknown_fields=True, array_like=True, tag="batch"):
+    """Many items under one signature and one nonce, executed in order. Each is refused or not by its own rule, and
+    what is refused has no influence on the others."""
+
+    items: Annotated[list[Item], msgspec.Meta(min_length=1, max_length=256)]
+
+
+AnyBody = Item | OpenTask | Batch
 
 
 class Transaction(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_like=True):
@@ -171,7 +184,7 @@ class Transaction(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array
 
 
 class SignedTransaction(msgspec.Struct, frozen=True):
-    """A transaction whose signature has been checked."""
+    """A transaction whose signature has been checked, here or by those who committed its block."""
 
     hash: str
     """SHA-256 of the sealed bytes: what people look a transaction up by."""
@@ -194,7 +207,20 @@ def open_transaction(data: bytes, chain: str) -> SignedTransaction:
     Raises:
         Refused: `too_large`, `truncated`, `bad_signature` or `malformed`.
     """
-    opened = open_sealed(data, _domain(chain), limit=MAX_TRANSACTION_BYTES, what="transaction")
+    return _parsed(data, open_sealed(data, _domain(chain), limit=MAX_TRANSACTION_BYTES, what="transaction"))
+
+
+def read_transaction(data: bytes) -> SignedTransaction:
+    """Opens a transaction of a committed block, whose signature a quorum of validators checked before it voted for the
+    block; it is not checked again.
+
+    Raises:
+        Refused: `too_large`, `truncated` or `malformed`.
+    """
+    return _parsed(data, read_sealed(data, limit=MAX_TRANSACTION_BYTES, what="transaction"))
+
+
+def _parsed(data: bytes, opened: Opened) -> SignedTransaction:
     parsed = from_bytes(opened.payload, Transaction, limit=MAX_TRANSACTION_BYTES, what="transaction")
     return SignedTransaction(blob_name(data), opened.sender, parsed.nonce, parsed.body)
 

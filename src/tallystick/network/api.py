@@ -2,6 +2,7 @@
 
     GET  /v1/status                                  who and where this validator is
     POST /v1/transactions?wait_ms=                   a sealed transaction, as bytes; waits for its execution
+    POST /v1/transactions/bulk?wait_ms=              many of them, as a MessagePack list of bytes; an answer for each
     GET  /v1/transactions/{hash}?wait_ms=            what became of it
     GET  /v1/accounts/{identity}                     balance, stake, nonce
     GET  /v1/money                                   all of it, to check conservation
@@ -11,11 +12,14 @@
     GET  /v1/anchors/{digest}                        who anchored a digest first
     GET  /v1/events?after=&wait_ms=                  what happened, in order
 
-Replies are JSON (`views`). A failure has a code and a reason.
+Replies are JSON (`views`). A failure has a code and a reason. A transaction that was executed already is answered with
+what became of it, so it can be sent again when a reply was lost.
 """
 
+import asyncio
+import time
 from collections.abc import Awaitable, Callable
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import msgspec
 from starlette.applications import Starlette
@@ -23,6 +27,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from tallystick.canon.encoding import from_bytes
 from tallystick.canon.hashing import blob_name, is_name
 from tallystick.consensus.port import Engine
 from tallystick.errors import Refused
@@ -32,8 +37,14 @@ from tallystick.network import views
 from tallystick.network.node import Node
 
 MAX_WAIT_MS: Final = 30_000
+MAX_BULK_BYTES: Final = 8 * 2**20
+MAX_BULK: Final = 1000
+"""Transactions in one request."""
+BULK_TURN: Final = 32
+"""Transactions that are verified before everything else in this process, consensus first of all, gets a turn."""
 NOT_FOUND: Final = {"no_such_anchor", "no_such_task", "no_such_transaction"}
 
+Bulk = Annotated[list[bytes], msgspec.Meta(max_length=MAX_BULK)]
 Handler = Callable[[Request], Awaitable[Any]]
 
 
@@ -58,6 +69,7 @@ class Api:
         }
         routes = [Route(path, _replying(handler)) for path, handler in get.items()]
         routes.append(Route("/v1/transactions", _replying(self._submit), methods=["POST"]))
+        routes.append(Route("/v1/transactions/bulk", _replying(self._submit_many), methods=["POST"]))
         return Starlette(routes=routes)
 
     async def _show_status(self, request: Request) -> views.Status:
@@ -65,13 +77,43 @@ class Api:
 
     async def _submit(self, request: Request) -> views.Submitted:
         data = await _bounded_body(request, MAX_TRANSACTION_BYTES)
-        name, seconds = blob_name(data), _wait_seconds(request)
-        self._engine.submit(data)
-        return views.Submitted(name, await self._node.until(lambda: self._node.journal.result(name), seconds))
+        return await self._settled(data, self._hand_in(data), time.monotonic() + _wait_seconds(request))
+
+    async def _submit_many(self, request: Request) -> views.SubmittedMany:
+        data = await _bounded_body(request, MAX_BULK_BYTES)
+        transactions = from_bytes(data, Bulk, limit=MAX_BULK_BYTES, what="transactions")
+        give_up = time.monotonic() + _wait_seconds(request)
+        handed: list[views.Submitted] = []
+        for place, transaction in enumerate(transactions, start=1):
+            try:
+                handed.append(self._hand_in(transaction))
+            except Refused as refused:
+                failure = views.Failure(refused.code, refused.reason)
+                handed.append(views.Submitted(blob_name(transaction), None, failure))
+            if place % BULK_TURN == 0:
+                await asyncio.sleep(0)
+        pairs = zip(transactions, handed, strict=True)
+        return views.SubmittedMany([await self._settled(transaction, first, give_up) for transaction, first in pairs])
+
+    def _hand_in(self, transaction: bytes) -> views.Submitted:
+        """Hands a transaction to the engine, unless it was executed before."""
+        known = self._node.outcome(transaction)
+        if known is None:
+            self._engine.submit(transaction)
+        return views.Submitted(blob_name(transaction), known)
+
+    async def _settled(self, transaction: bytes, handed: views.Submitted, give_up: float) -> views.Submitted:
+        """Waits for what becomes of a transaction that was handed in, until `give_up` on the monotonic clock."""
+        if handed.outcome is not None or handed.refusal is not None:
+            return handed
+        await self._node.until_executed(handed.hash, max(give_up - time.monotonic(), 0))
+        return views.Submitted(handed.hash, self._node.outcome(transaction))
 
     async def _transaction(self, request: Request) -> views.TransactionView:
         name = request.path_params["hash"]
-        found = await self._node.until(lambda: self._node.journal.result(name), _wait_seconds(request))
+        if is_name(name):
+            await self._node.until_executed(name, _wait_seconds(request))
+        found = self._node.journal.result(name) if is_name(name) else None
         if found is None:
             raise Refused("no_such_transaction", f"transaction {name[:64]}: not executed here (yet)")
         return found
@@ -146,9 +188,9 @@ async def _bounded_body(request: Request, limit: int) -> bytes:
         async for chunk in request.stream():
             data += chunk
             if len(data) > limit:
-                raise Refused("too_large", f"transaction: more than {limit} bytes")
+                raise Refused("too_large", f"body: more than {limit} bytes")
     except ClientDisconnect:
-        raise Refused("truncated", "transaction: the connection closed before its end") from None
+        raise Refused("truncated", "body: the connection closed before its end") from None
     return bytes(data)
 
 

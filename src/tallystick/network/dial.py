@@ -8,6 +8,7 @@ from typing import Any, Final, TypeVar
 import httpx
 import msgspec
 
+from tallystick.canon.encoding import to_bytes
 from tallystick.canon.hashing import blob_name
 from tallystick.canon.identity import Key
 from tallystick.errors import Refused, TallystickError
@@ -101,6 +102,16 @@ class Validators:
         path, timeout = f"/v1/transactions?wait_ms={WAIT_MS}", REPLY_SECONDS + WAIT_MS / 1000
         return self._ask("POST", path, views.Submitted, timeout, transaction).outcome
 
+    def submit_many(self, transactions: Sequence[bytes], wait_ms: int = WAIT_MS) -> list[views.Submitted]:
+        """Hands in many sealed transactions at once, and returns what is known of each after at most `wait_ms`.
+
+        Raises:
+            Refused: there are too many of them, or too many bytes; what concerns one of them is in its answer.
+            UnreachableError
+        """
+        path, timeout = f"/v1/transactions/bulk?wait_ms={wait_ms}", REPLY_SECONDS + wait_ms / 1000
+        return self._ask("POST", path, views.SubmittedMany, timeout, to_bytes(list(transactions))).answers
+
     def outcome(self, transaction: bytes) -> views.TransactionView:
         """Waits until a submitted transaction has been executed, asking the other validators and handing it in again
         where it may have been lost.
@@ -118,18 +129,21 @@ class Validators:
             except Refused as refused:
                 if refused.code != "no_such_transaction":
                     raise
-            self._hand_in_again(transaction)
+            if (outcome := self._hand_in_again(transaction)) is not None:
+                return outcome
         raise UnreachableError(
             f"transaction {name}: not executed within {EXECUTION_SECONDS:.0f} s; is a quorum running?"
         )
 
-    def _hand_in_again(self, transaction: bytes) -> None:
-        """A refusal says nothing here: it may have been executed in the meantime, which makes its nonce stale."""
+    def _hand_in_again(self, transaction: bytes) -> views.TransactionView | None:
+        """A validator that executed it says so. One that knows only a later transaction of the same account calls the
+        nonce stale, which says nothing of this one."""
         try:
-            self.submit(transaction)
+            return self.submit(transaction)
         except Refused as refused:
             if refused.code != "stale_nonce":
                 raise
+            return None
 
     def _get(self, path: str, kind: type[T], wait_ms: int = 0) -> T:
         return self._ask("GET", path, kind, timeout=REPLY_SECONDS + wait_ms / 1000)

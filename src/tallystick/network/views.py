@@ -36,12 +36,21 @@ class TransactionView(msgspec.Struct, frozen=True):
     height: int
     code: str
     reason: str
+    items: tuple[str, ...] = ()
+    """Codes of a batch's items, in order, if any was refused."""
 
 
 class Submitted(msgspec.Struct, frozen=True):
     hash: str
     outcome: TransactionView | None
     """What became of it, if that was known before the request's wait was over."""
+    refusal: Failure | None = None
+    """Why it was not admitted, where it was one of many."""
+
+
+class SubmittedMany(msgspec.Struct, frozen=True):
+    answers: list[Submitted]
+    """One for each transaction, in order."""
 
 
 class AccountView(msgspec.Struct, frozen=True):

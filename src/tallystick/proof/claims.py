@@ -58,7 +58,6 @@ def _wrong_records(code: str, name: str, expected: str, records: Tensors) -> Ite
 
 def _broken_chain(proof: Proof) -> Iterator[Difference]:
     """Where segments.jsonl, the transcript and the signed statement do not belong together."""
-    names = sorted(spec.name for spec in proof.state_specs)
     segment: Segment | None = None
     with opened_transcript(proof) as transcript:
         for index, segment in enumerate(scan_segments(proof)):
@@ -66,33 +65,25 @@ def _broken_chain(proof: Proof) -> Iterator[Difference]:
             if segment.step != end:
                 reason = f"segments.jsonl: segment {index} ends after {segment.step} steps, the commitment says {end}"
                 yield Difference("wrong_step", reason, end, None, str(end), str(segment.step), index)
-            digests = dict(zip(names, map(bytes.fromhex, segment.tensors), strict=True))
-            reason = f"segment {index}: the root is not that of the tensors named beside it"
-            root = state_root_of(digests, end)
-            yield from _differs("wrong_root", reason, root, segment.root, end - 1, None, index)
             before, after = links(transcript, end - 1, end) if end > 1 else (proof.first_link, *links(transcript, 1, 1))
             link = extend(before, segment.entry).hex()
             reason = f"segment {index}: the transcript's link of step {end - 1} does not follow from what the step did"
-            yield from _differs("broken_chain", reason, link, after.hex(), end - 1, None, index)
+            yield from _differs("broken_chain", reason, link, after.hex(), end - 1, index)
     assert segment is not None
-    yield from _wrong_end(proof, segment, after.hex(), names)
+    yield from _wrong_end(proof, segment, after.hex())
 
 
-def _wrong_end(proof: Proof, last: Segment, link: str, names: list[str]) -> Iterator[Difference]:
+def _wrong_end(proof: Proof, last: Segment, link: str) -> Iterator[Difference]:
     """Where the signed statement or the final state is not the end of the last segment."""
     signed, step, index = proof.statement, proof.commitment.steps - 1, proof.commitment.segments - 1
-    model = model_root(dict(zip(names, map(bytes.fromhex, last.tensors), strict=True)))
-    for what, expected, found in (
-        ("link", link, signed.link),
-        ("final root", last.root, signed.root),
-        ("model", model, signed.model),
-    ):
+    for what, expected, found in (("link", link, signed.link), ("final root", last.root, signed.root)):
         reason = f"the signed {what} is not the last segment's"
-        yield from _differs("wrong_statement", reason, expected, found, step, None, index)
-    final = read_state(proof, proof.commitment.steps)
-    for (name, value), expected in zip(tensor_digests(final).items(), last.tensors, strict=True):
-        reason = f"{m.FINAL}: {name} is not the last segment's"
-        yield from _differs("wrong_final_state", reason, expected, value.hex(), step, name, index)
+        yield from _differs("wrong_statement", reason, expected, found, step, index)
+    digests = tensor_digests(read_state(proof, proof.commitment.steps))
+    reason, root = f"{m.FINAL} is not the state that the last segment ends in", state_root_of(digests, step + 1)
+    yield from _differs("wrong_final_state", reason, last.root, root, step, index)
+    reason = f"the signed model is not that of {m.FINAL}"
+    yield from _differs("wrong_statement", reason, model_root(digests), signed.model, step, index)
 
 
 def _differs(
@@ -101,8 +92,7 @@ def _differs(
     expected: str,
     found: str,
     step: int | None = None,
-    tensor: str | None = None,
     segment: int | None = None,
 ) -> Iterator[Difference]:
     if expected != found:
-        yield Difference(code, reason, step, tensor, expected, found, segment)
+        yield Difference(code, reason, step, None, expected, found, segment)

@@ -18,7 +18,7 @@ from tallystick.errors import Refused
 from tallystick.program.graph import Profile, StepProgram
 from tallystick.program.spec import TrainingSpec
 
-FORMAT: Final = "tallystick-proof-v2"
+FORMAT: Final = "tallystick-proof-v3"
 DOMAIN: Final = "tallystick/proof/commitment"
 MAX_COMMITMENT_BYTES: Final = 4096
 MAX_STEPS: Final = 10**7
@@ -40,7 +40,7 @@ class Parent(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Commitment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    format: Literal["tallystick-proof-v2"]
+    format: Literal["tallystick-proof-v3"]
     spec: Digest
     """Name of the training specification, which binds everything up to `steps`; those are repeated for who reads it."""
     program: Digest

@@ -22,7 +22,7 @@ from tallystick.proof import files
 from tallystick.proof import manifest as m
 from tallystick.proof.commitment import MAX_COMMITMENT_BYTES, Commitment, open_commitment
 from tallystick.proof.manifest import FileName, Manifest, Statement
-from tallystick.proof.segments import Segment, decode_segment, line_limit
+from tallystick.proof.segments import MAX_LINE_BYTES, Segment, decode_segment
 from tallystick.proof.transcript import LINK_BYTES, start
 from tallystick.proof.writer import state_name
 
@@ -95,7 +95,7 @@ def open_proof(places: Places) -> Proof:
     spec, program = decode_spec(encoded_spec), decode_program(encoded_program)
     if (spec.test is None) != (m.TEST not in manifest.names):
         raise Refused("bad_manifest", f"{m.MANIFEST}: {m.TEST} belongs to a proof exactly if the specification has one")
-    _require_sizes(manifest, commitment, len(state_specs(program)))
+    _require_sizes(manifest, commitment)
     return Proof(
         places,
         prover,
@@ -184,10 +184,10 @@ def scan_segments(proof: Proof) -> Iterator[Segment]:
     Raises:
         Refused: a line cannot be parsed, or there are more or fewer than the commitment has.
     """
-    tensors, limit = len(proof.state_specs), proof.manifest.file(m.SEGMENTS).size
+    limit = proof.manifest.file(m.SEGMENTS).size
     with files.opened(proof.places.proof, m.SEGMENTS, limit) as file:
         for index in range(proof.commitment.segments):
-            yield decode_segment(file.readline(line_limit(tensors)), tensors, f"{m.SEGMENTS}: line {index + 1}")
+            yield decode_segment(file.readline(MAX_LINE_BYTES), f"{m.SEGMENTS}: line {index + 1}")
         if file.read(1):
             raise Refused("malformed", f"{m.SEGMENTS}: has more lines than the commitment has segments")
 
@@ -237,12 +237,12 @@ def _read_listed(folder: Path, name: FileName, manifest: Manifest, limit: int, f
     return data
 
 
-def _require_sizes(manifest: Manifest, commitment: Commitment, tensors: int) -> None:
+def _require_sizes(manifest: Manifest, commitment: Commitment) -> None:
     """Files that are read in slices must be as long as the commitment makes them, before any of it is hashed."""
     found, expected = manifest.file(m.TRANSCRIPT).size, commitment.steps * LINK_BYTES
     if found != expected:
         raise Refused("bad_manifest", f"{m.TRANSCRIPT}: {found} bytes, {commitment.steps} steps make {expected}")
-    limit = commitment.segments * line_limit(tensors)
+    limit = commitment.segments * MAX_LINE_BYTES
     if manifest.file(m.SEGMENTS).size > limit:
         raise Refused(
             "too_large", f"{m.SEGMENTS}: {manifest.file(m.SEGMENTS).size} bytes, at most {limit} are admitted"

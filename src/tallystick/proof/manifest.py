@@ -60,7 +60,7 @@ class File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    format: Literal["tallystick-proof-v2"]
+    format: Literal["tallystick-proof-v3"]
     files: Annotated[list[File], msgspec.Meta(max_length=9)]
     """Sorted by name."""
 

@@ -23,10 +23,12 @@ PARAMETER: Final = "parameter/"
 
 @dataclass(frozen=True)
 class Closed:
-    """A finished segment: its line, and the file with the state at its end."""
+    """A finished segment: its line, and the state at its end."""
 
     segment: Segment
     state: bytes
+    tensors: dict[str, bytes]
+    """Digests of the state's tensors, by their names."""
 
 
 class Scribe:
@@ -67,10 +69,9 @@ class Scribe:
             mean_loss=sum(self._losses) // len(self._losses),
             update=update_square(self._before, state),
             state=blob_name(blob),
-            tensors=[value.hex() for value in digests.values()],
         )
         self._before, self._losses = state, []
-        return link, Closed(segment, blob)
+        return link, Closed(segment, blob, digests)
 
     def _take(self, entry: Entry) -> bytes:
         self._losses.append(entry.loss)

@@ -1,7 +1,7 @@
 """Re-execution of one segment: from the state before it, step by step, to what its line claims.
 
-The links of all its steps are compared, and at its end every tensor. So a difference is located twice: the step is the
-first whose link differs, and the tensor the first that differs at the end of the segment.
+The links of all its steps are compared, and at its end root and file of the state. So a difference is located twice:
+the step is the first whose link differs, and the tensor the first in which that file differs.
 """
 
 import functools
@@ -11,9 +11,10 @@ from typing import TypeVar
 
 from tallystick.errors import NonFiniteError, Refused, TallystickError
 from tallystick.program.training import LOSS, Training, mean_loss, train_step
+from tallystick.proof import manifest as m
 from tallystick.proof.directory import Proof, links, opened_transcript, read_state
-from tallystick.proof.recording import Scribe
-from tallystick.proof.roots import tensor_digests
+from tallystick.proof.recording import Closed, Scribe
+from tallystick.proof.roots import state_root, tensor_digests
 from tallystick.proof.segments import Segment
 from tallystick.proof.verdict import Difference
 
@@ -55,11 +56,12 @@ def _replay(proof: Proof, training: Training, job: Job, on_loss: OnLoss) -> Resu
     first, last = proof.commitment.bounds(job.index)
     state = read_state(proof, first, job.before.state if job.before else None)
     if job.before is not None:
-        for (name, value), claimed in zip(tensor_digests(state).items(), job.before.tensors, strict=True):
-            if value.hex() != claimed:
-                reason = f"segment {job.index}: {name} of the state that it starts from is not what segments.jsonl says"
-                code = "wrong_checkpoint"
-                return Result(job.index, 0, Difference(code, reason, first, name, claimed, value.hex(), job.index))
+        found, expected = state_root(state, first), job.before.root
+        if found != expected:
+            reason = f"segment {job.index - 1}: the file with the state at its end does not have the root in its line"
+            return Result(
+                job.index, 0, Difference("wrong_checkpoint", reason, first - 1, None, expected, found, job.index - 1)
+            )
     with opened_transcript(proof) as transcript:
         before = links(transcript, first, first)[0] if first else proof.first_link
         claims = links(transcript, first + 1, last)
@@ -77,7 +79,7 @@ def _replay(proof: Proof, training: Training, job: Job, on_loss: OnLoss) -> Resu
         on_loss(mean_loss(loss, training.spec.micro_batches))
     assert closed is not None
     place = last - 1 if agreed is None else first + agreed
-    difference = next(_differences(sorted(state), closed.segment, job.claimed, place, job.index), None)
+    difference: Difference | None = next(_differences(proof, closed, job, place), None)
     if difference is None and agreed is not None:
         reason = f"segment {job.index}: the link of step {place} differs after re-execution"
         difference = Difference("wrong_link", reason, place, None, wrong[0].hex(), wrong[1].hex(), job.index)
@@ -86,26 +88,36 @@ def _replay(proof: Proof, training: Training, job: Job, on_loss: OnLoss) -> Resu
     return Result(job.index, place - first, difference)
 
 
-def _differences(names: list[str], computed: Segment, claimed: Segment, step: int, index: int) -> Iterator[Difference]:
+def _differences(proof: Proof, closed: Closed, job: Job, step: int) -> Iterator[Difference]:
     """Where two ends of one segment differ, the most telling place first; `step` is the first whose link differs."""
-    where = f"segment {index}, from step {step} on"
-    for name, expected, found in zip(names, computed.tensors, claimed.tensors, strict=True):
-        if expected != found:
-            reason = f"{where}: {name} at the end of the segment differs after re-execution"
-            yield Difference("wrong_tensor", reason, step, name, expected, found, index)
+    computed, claimed, index = closed.segment, job.claimed, job.index
+    last = claimed.step == proof.commitment.steps
+    where, more = f"segment {index}, from step {step} on", ""
+    file = proof.manifest.file(m.FINAL).sha256 if last else claimed.state
+    if (computed.root, computed.state) != (claimed.root, file):
+        code = "wrong_tensor" if computed.root != claimed.root else "wrong_final_state" if last else "wrong_checkpoint"
+        try:
+            tensors = tensor_digests(read_state(proof, claimed.step, claimed.state))
+        except Refused as refused:
+            tensors, more = {}, f"; in which tensor, the file would tell: {refused.reason}"
+        for name, found in tensors.items():
+            expected = closed.tensors[name]
+            if expected != found:
+                reason = f"{where}: {name} at the end of the segment differs after re-execution"
+                yield Difference(code, reason, step, name, expected.hex(), found.hex(), index)
     for code, what in (
+        ("wrong_root", "root"),
         ("wrong_total", "total"),
         ("wrong_loss", "loss"),
         ("wrong_batch", "batch"),
-        ("wrong_root", "root"),
         ("wrong_loss", "mean_loss"),
         ("wrong_update", "update"),
         ("wrong_checkpoint", "state"),
     ):
-        expected, found = str(getattr(computed, what)), str(getattr(claimed, what))
-        if expected != found:
-            reason = f"{where}: {what} at the end of the segment differs after re-execution"
-            yield Difference(code, reason, step, None, expected, found, index)
+        ours, theirs = str(getattr(computed, what)), str(getattr(claimed, what))
+        if ours != theirs:
+            reason = f"{where}: {what} at the end of the segment differs after re-execution{more}"
+            yield Difference(code, reason, step, None, ours, theirs, index)
 
 
 def diverged(step: int, error: NonFiniteError, segment: int | None = None) -> Difference:

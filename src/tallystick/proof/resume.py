@@ -15,7 +15,7 @@ from tallystick.program.tensors import blob_limit, from_blob
 from tallystick.proof import files
 from tallystick.proof import manifest as m
 from tallystick.proof.commitment import MAX_COMMITMENT_BYTES, Commitment, open_commitment
-from tallystick.proof.segments import Segment, decode_segment, line_limit
+from tallystick.proof.segments import MAX_LINE_BYTES, Segment, decode_segment
 from tallystick.proof.transcript import LINK_BYTES, extend, start
 from tallystick.proof.writer import MAX_FILE_BYTES, Writer, state_name
 
@@ -55,7 +55,7 @@ def recover(
         files.opened(writer.path, m.TRANSCRIPT, MAX_FILE_BYTES) as transcript,
         files.opened(writer.path, m.SEGMENTS, MAX_FILE_BYTES) as lines,
     ):
-        for segment, end in _whole(lines, commitment, len(specs)):
+        for segment, end in _whole(lines, commitment):
             if not _chained(transcript, segment, start(sealed)):
                 break
             last, size = segment, end
@@ -79,11 +79,11 @@ def link_at(transcript: BinaryIO, step: int) -> bytes:
     return transcript.read(LINK_BYTES)
 
 
-def _whole(lines: BinaryIO, commitment: Commitment, tensors: int) -> Iterator[tuple[Segment, int]]:
+def _whole(lines: BinaryIO, commitment: Commitment) -> Iterator[tuple[Segment, int]]:
     """Segments in order, each with the size of the file up to its end, until something is cut off or out of order."""
     for index in range(commitment.segments):
         try:
-            segment = decode_segment(lines.readline(line_limit(tensors)), tensors)
+            segment = decode_segment(lines.readline(MAX_LINE_BYTES))
         except Refused:
             return
         if segment.step != commitment.bounds(index)[1]:

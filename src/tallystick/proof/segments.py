@@ -5,13 +5,12 @@ from typing import Annotated, Final
 import msgspec
 
 from tallystick.canon.encoding import from_json, to_json
-from tallystick.canon.hashing import DIGEST_BYTES
 from tallystick.errors import Refused
 from tallystick.proof.commitment import Digest, Steps
 from tallystick.proof.transcript import Entry
 
-MAX_LINE_BYTES_BESIDE_TENSORS: Final = 1024
-BYTES_PER_TENSOR: Final = 2 * DIGEST_BYTES + len('"",')
+MAX_LINE_BYTES: Final = 1024
+"""The newline included."""
 Loss = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 Number = Annotated[str, msgspec.Meta(pattern=r"^[0-9]+(\.[0-9]+)?(e[+-][0-9]+)?\Z", max_length=32)]
 
@@ -30,9 +29,7 @@ class Segment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     update: Number | None
     """Squared length of the way that the parameters went in this segment; None where float32 cannot hold it."""
     state: Digest
-    """SHA-256 of the file with the state at its end."""
-    tensors: list[Digest]
-    """The digest of each state tensor, in the order of their sorted names: so a mismatch can name the tensor."""
+    """SHA-256 of the file with the state at its end: a mismatch names the tensor in which that file differs."""
 
     @property
     def entry(self) -> Entry:
@@ -44,20 +41,12 @@ def encode_segment(segment: Segment) -> bytes:
     return to_json(segment) + b"\n"
 
 
-def line_limit(tensors: int) -> int:
-    """The longest line, its newline included, for a state of so many tensors."""
-    return MAX_LINE_BYTES_BESIDE_TENSORS + tensors * BYTES_PER_TENSOR
-
-
-def decode_segment(line: bytes, tensors: int, what: str = "segments.jsonl") -> Segment:
+def decode_segment(line: bytes, what: str = "segments.jsonl") -> Segment:
     """Reads one line from untrusted bytes. Whether its claims hold is for `verify` to say.
 
     Raises:
         Refused: `too_large`, `malformed` or `not_canonical`.
     """
     if not line.endswith(b"\n"):
-        raise Refused("malformed", f"{what}: the line is cut off or longer than {line_limit(tensors)} bytes")
-    segment = from_json(line[:-1], Segment, limit=line_limit(tensors), what=what)
-    if len(segment.tensors) != tensors:
-        raise Refused("malformed", f"{what}: {len(segment.tensors)} tensor digests, the state has {tensors}")
-    return segment
+        raise Refused("malformed", f"{what}: the line is cut off or longer than {MAX_LINE_BYTES} bytes")
+    return from_json(line[:-1], Segment, limit=MAX_LINE_BYTES, what=what)

@@ -106,7 +106,7 @@ def _check(proof: Proof, segments: list[int], how: How, on_progress: OnProgress)
     test = _test_records(proof)
     difference = false_claim(proof, train, initial, test)
     if difference is not None:
-        return _mismatch(difference, _Found())
+        return _mismatch(_located(proof, train, difference, how), _Found())
     _require_checkpoints(proof, segments)
     training = executed("preparation", lambda: prepare_training(proof.spec, proof.program, train))
     difference = _wrong_exponent(training, initial)
@@ -115,7 +115,7 @@ def _check(proof: Proof, segments: list[int], how: How, on_progress: OnProgress)
     del initial
     found = _re_execute(proof, training, segments, how, on_progress)
     if found.difference is not None:
-        return _mismatch(found.difference, found)
+        return _mismatch(_located(proof, train, found.difference, how), found)
     if found.refused is not None:
         return msgspec.structs.replace(_could_not_check(*found.refused), steps=found.steps, checked=found.checked)
     return Verdict(
@@ -127,6 +127,20 @@ def _check(proof: Proof, segments: list[int], how: How, on_progress: OnProgress)
         detection=detection(proof.commitment, segments, how.policy),
         test_accuracy=_test_accuracy(training, proof, test),
     )
+
+
+def _located(proof: Proof, train: Tensors, difference: Difference, how: How) -> Difference:
+    """Where the file with a segment's end contradicts its line, re-executing the segment tells in which tensor."""
+    index = difference.segment
+    if difference.code not in {"wrong_final_state", "wrong_checkpoint"} or difference.tensor or index is None:
+        return difference
+    try:
+        _require_few_steps(proof.commitment, [index], how.max_steps)
+        training = executed("preparation", lambda: prepare_training(proof.spec, proof.program, train))
+    except Refused:
+        return difference
+    job = next(_jobs(proof, {index}))
+    return replay(proof, training, job).difference or difference
 
 
 def _re_execute(proof: Proof, training: Training, segments: list[int], how: How, on_progress: OnProgress) -> _Found:

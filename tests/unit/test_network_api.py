@@ -1,0 +1,163 @@
+"""Transactions over HTTP: one, many, and again. The engine orders whatever it is given at once, alone."""
+
+import asyncio
+from collections.abc import Coroutine
+from pathlib import Path
+
+import httpx
+import msgspec
+import pytest
+
+from ledger_network import CLIENT, RICH, beacon_of, key, make_genesis
+from tallystick.canon.hashing import blob_name
+from tallystick.consensus.port import CommittedBlock
+from tallystick.ledger.transactions import AnyBody, Batch, Transfer, sign_transaction
+from tallystick.network import views
+from tallystick.network.api import MAX_BULK, MAX_BULK_BYTES, Api
+from tallystick.network.node import Node
+
+PAY = Transfer(key("ann").identity, 7)
+
+
+class Alone:
+    """An engine of one: it admits, and executes in the loop's next turn unless it is told to hold."""
+
+    def __init__(self, node: Node) -> None:
+        self.node = node
+        self.held: list[bytes] | None = None
+        self.height = node.height
+
+    def submit(self, transaction: bytes) -> None:
+        self.node.admit(transaction)
+        if self.held is None:
+            asyncio.get_running_loop().call_soon(self.execute, transaction)
+        else:
+            self.held.append(transaction)
+
+    def execute(self, *transactions: bytes) -> None:
+        self.height += 1
+        beacon = beacon_of(self.height, 2_000_000, transactions)
+        self.node.execute(CommittedBlock(self.height, 2_000_000, beacon, transactions, b""))
+
+    async def run(self) -> None:
+        return
+
+
+class Face:
+    """A validator's HTTP face in this process."""
+
+    def __init__(self, node: Node) -> None:
+        self.node, self.engine = node, Alone(node)
+        api = Api(node, self.engine, lambda: views.Status("", "", "", 0, 0, 0, "", 0, 0, {}))
+        transport = httpx.ASGITransport(api.application())
+        self.http = httpx.AsyncClient(transport=transport, base_url="http://validator")
+
+    def sign(self, nonce: int, body: AnyBody = PAY, who: str = CLIENT) -> bytes:
+        return sign_transaction(key(who), self.node.state.chain, nonce, body)
+
+    async def post(self, data: bytes, wait_ms: int = 5_000) -> views.Submitted:
+        reply = await self.http.post(f"/v1/transactions?wait_ms={wait_ms}", content=data)
+        assert reply.status_code == 200, reply.text
+        return msgspec.json.decode(reply.content, type=views.Submitted)
+
+    async def bulk(self, *transactions: bytes, wait_ms: int = 5_000) -> list[views.Submitted]:
+        content = msgspec.msgpack.encode(list(transactions))
+        reply = await self.http.post(f"/v1/transactions/bulk?wait_ms={wait_ms}", content=content)
+        assert reply.status_code == 200, reply.text
+        return msgspec.json.decode(reply.content, type=views.SubmittedMany).answers
+
+
+@pytest.fixture
+def face(tmp_path: Path) -> Face:
+    return Face(Node(make_genesis(), tmp_path / "ledger.db"))
+
+
+def run(story: Coroutine[None, None, None]) -> None:
+    async def limited() -> None:
+        async with asyncio.timeout(20):
+            await story
+
+    asyncio.run(limited())
+
+
+def test_a_transaction_sent_again_is_answered_with_its_result_and_not_executed_again(face: Face) -> None:
+    async def story() -> None:
+        raw = face.sign(1)
+        first = await face.post(raw)
+        assert first.outcome is not None and (first.outcome.code, first.outcome.height) == ("ok", 1)
+        assert await face.post(raw) == first
+        assert face.engine.height == 1
+        refused = face.sign(2, Transfer(key("ann").identity, 10 * RICH))
+        outcome = (await face.post(refused)).outcome
+        assert outcome is not None and outcome.code == "insufficient_balance"
+        assert (await face.post(refused)).outcome == outcome
+
+    run(story())
+
+
+def test_after_a_state_transfer_the_reply_comes_from_the_state(face: Face, tmp_path: Path) -> None:
+    async def story() -> None:
+        earlier, last = face.sign(1), face.sign(2)
+        await face.bulk(earlier, last)
+        newcomer = Face(Node(make_genesis(), tmp_path / "newcomer.db"))
+        newcomer.node.restore(face.node.snapshot())
+        assert newcomer.node.journal.result(blob_name(last)) is None
+        assert (await newcomer.post(last)).outcome == views.TransactionView(blob_name(last), 2, "ok", "")
+        reply = await newcomer.http.post("/v1/transactions", content=earlier)
+        assert (reply.status_code, reply.json()["code"]) == (400, "stale_nonce")
+        assert newcomer.engine.height == 0, "neither was ordered again"
+
+    run(story())
+
+
+def test_a_forged_copy_of_an_executed_transaction_gets_no_reply_from_the_state(face: Face, tmp_path: Path) -> None:
+    async def story() -> None:
+        raw = face.sign(1)
+        await face.post(raw)
+        reply = await face.http.post("/v1/transactions", content=raw[:-1] + bytes([raw[-1] ^ 1]))
+        assert reply.json()["code"] == "bad_signature"
+
+    run(story())
+
+
+def test_many_at_once_have_an_answer_each(face: Face) -> None:
+    async def story() -> None:
+        batch = Batch([PAY, Transfer(key("bob").identity, 2 * RICH)])
+        sent = [face.sign(1), b"noise", face.sign(2, batch), face.sign(1), face.sign(3, who="nobody")]
+        await face.post(sent[0])
+        answers = await face.bulk(*sent)
+        assert [answer.hash for answer in answers] == [blob_name(raw) for raw in sent]
+        codes = [answer.refusal.code if answer.refusal else None for answer in answers]
+        assert codes == [None, "truncated", None, None, "unknown_sender"]
+        outcomes = [answer.outcome.code if answer.outcome else None for answer in answers]
+        assert outcomes == ["ok", None, "items_refused", "ok", None]
+        assert answers[2].outcome is not None and answers[2].outcome.items == ("ok", "insufficient_balance")
+
+    run(story())
+
+
+def test_whoever_waits_is_told_when_its_transaction_is_executed_and_not_before(face: Face) -> None:
+    async def story() -> None:
+        face.engine.held = []
+        raw, other = face.sign(1), face.sign(2)
+        waiting = asyncio.create_task(face.post(raw))
+        looking = asyncio.create_task(face.http.get(f"/v1/transactions/{blob_name(raw)}?wait_ms=5000"))
+        assert (await face.post(other, wait_ms=1)).outcome is None
+        assert not waiting.done() and not looking.done()
+        face.engine.execute(raw)
+        outcome = (await waiting).outcome
+        assert outcome is not None and (await looking).json()["hash"] == outcome.hash == blob_name(raw)
+        assert not face.node.awaited, "nobody is left behind"
+
+    run(story())
+
+
+def test_a_bulk_request_is_bounded_in_number_bytes_and_form(face: Face) -> None:
+    async def story() -> None:
+        most = msgspec.msgpack.encode([b""] * MAX_BULK)
+        assert (await face.http.post("/v1/transactions/bulk", content=most)).status_code == 200
+        more = msgspec.msgpack.encode([b""] * (MAX_BULK + 1))
+        for bad, status in ((more, 400), (bytes(MAX_BULK_BYTES + 1), 413), (b"\x91\x01", 400), (b"", 400)):
+            assert (await face.http.post("/v1/transactions/bulk", content=bad)).status_code == status
+
+    run(story())
