@@ -153,6 +153,7 @@ def enter_epoch(state: State, previous: Group | None, group: Group) -> None:
     state.do(Persist(EpochRecord(group.epoch, group.start, group.since, group.validators)))
     state.do(Regroup(group))
     state.view, state.active, state.new_view, state.own_view_change = 0, True, b"", b""
+    state.base = group.start
     for held in (state.instances, state.votes, state.prepared, state.bodies, state.required, state.view_changes):
         held.clear()
     state.inbound.clear()

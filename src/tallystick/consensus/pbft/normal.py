@@ -53,7 +53,7 @@ def _propose_one(state: State) -> bool:
     taken = (height for height, instance in state.instances.items() if instance.accepted is not None)
     height = max([state.head.height, *taken, *state.required]) + 1
     window, checkpoint = state.group.parameters.window, state.group.checkpoint_after(state.executed)
-    if height > min(state.head.height + window, checkpoint, state.high):
+    if not state.base < height <= min(state.head.height + window, checkpoint, state.high):
         return False
     transactions = state.pool.front()
     idle = height == state.executed + 1
@@ -192,8 +192,8 @@ def deliver_next(state: State) -> None:
 def _accept(state: State, instance: Instance, digest: bytes) -> None:
     """Raises `Refused`; the proposal is then refused for good. Returns without effect if it is too early to say."""
     required = state.required.get(instance.height)
-    if not instance.encoded or instance.height > state.group.checkpoint_after(state.executed):
-        return  # the block is still missing, or it is of an epoch, perhaps, that we do not know yet
+    if not instance.encoded or not state.base < instance.height <= state.group.checkpoint_after(state.executed):
+        return  # the block is missing, or decided before this view, or perhaps of an epoch that we do not know yet
     if required is None:
         block = decode_block(instance.encoded)
         instance.refused = True

@@ -23,6 +23,7 @@ def restore(genesis: Group, key: Key, durable: Durable, timeout_ms: int) -> Stat
     state = State(genesis, group, key, head, head.height, timeout_ms, trusted, _group(genesis, durable.previous))
     state.deadline_ms, state.change_due, state.mute = durable.deadline_ms, durable.change_due, durable.mute
     state.stable, state.history = stable, history
+    state.base = group.start
     state.certified = {known.height: known for known in durable.certified if known.height > state.low}
     _take_up_view(state, durable)
     for record in durable.votes:
@@ -50,8 +51,8 @@ def _take_up_view(state: State, durable: Durable) -> None:
     if record.new_view:
         sender, opened = open_message(state.group, record.new_view)
         assert isinstance(opened, NewView), "the stored new view is none"
-        chosen = views.check_new_view(state.group, sender, opened)
-        views.prepare_view(state, chosen, opened.pre_prepares, record.new_view)
+        opening = views.check_new_view(state.group, sender, opened)
+        views.prepare_view(state, opening, opened.pre_prepares, record.new_view)
         return
     _, left = open_message(state.group, record.view_change)
     if not isinstance(left, ViewChange):

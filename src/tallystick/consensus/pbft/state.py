@@ -189,6 +189,8 @@ class State:
     """By height, above the head: the prepared certificate of the highest view."""
     bodies: dict[bytes, tuple[int, bytes]] = field(default_factory=dict)
     """Undecided blocks that we stood behind in this epoch: digest to height and encoding."""
+    base: int = 0
+    """Nothing at or below it is decided in the current view: the checkpoint that the view was opened with."""
     required: dict[int, bytes] = field(default_factory=dict)
     """What the new view says must be at these heights."""
 

@@ -15,6 +15,7 @@ What keeps it live:
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
 from tallystick.canon.votes import PrePrepare, open_vote
@@ -159,8 +160,22 @@ def _forget_below(state: State, view: int) -> None:
 # ---- opening
 
 
-def choose(group: Group, messages: Sequence[ViewChange]) -> list[tuple[int, bytes]]:
-    """What the view that these view changes lead to must propose again: (height, digest), gapless above the base.
+@dataclass(frozen=True)
+class Opening:
+    """What a view starts from."""
+
+    base: int
+    """A stable checkpoint, or the start of the epoch: nothing at or below it is decided in this view."""
+    digests: tuple[bytes, ...]
+    """What must be at the heights after it, in order."""
+
+    @property
+    def blocks(self) -> list[tuple[int, bytes]]:
+        return list(enumerate(self.digests, self.base + 1))
+
+
+def choose(group: Group, messages: Sequence[ViewChange]) -> Opening:
+    """What the view that these view changes lead to must propose again.
 
     The base is the highest one proven. At each height above it, up to the highest that has a claim, stands the digest
     claimed for the latest view, or the null block where no quorum can have stood behind anything. A claim whose proof
@@ -172,8 +187,8 @@ def choose(group: Group, messages: Sequence[ViewChange]) -> list[tuple[int, byte
         for claim in message.claims:
             if claim.height > base and _holds(group, claim):
                 best[claim.height] = max(best.get(claim.height, (-1, b"")), (claim.view, claim.digest))
-    nothing = {h: group.block_digest(null_block(h)) for h in range(base + 1, max(best, default=base) + 1)}
-    return [(height, best[height][1] if height in best else null) for height, null in nothing.items()]
+    heights = range(base + 1, max(best, default=base) + 1)
+    return Opening(base, tuple(best[h][1] if h in best else group.block_digest(null_block(h)) for h in heights))
 
 
 def _holds(group: Group, claim: Claim) -> bool:
@@ -192,14 +207,14 @@ def open_if_ready(state: State) -> None:
     if len(ready) < state.group.quorum:
         return
     ready = ready[: state.group.quorum]
-    chosen = choose(state.group, [message for _, message in ready])
+    opening = choose(state.group, [message for _, message in ready])
     epoch, sealed = state.group.epoch, []
-    for height, digest in chosen:
+    for height, digest in opening.blocks:
         given = state.votes.setdefault((state.view, height, Phase.PRE_PREPARE), digest)
         assert given == digest, f"a second pre-prepare at {height} in view {state.view}"
         sealed.append(state.seal(PrePrepare(epoch, state.view, height, digest)))
     frame = state.seal(NewView(epoch, state.view, [frame for frame, _ in ready], sealed))
-    enter(state, state.view, chosen, sealed, frame)
+    enter(state, state.view, opening, sealed, frame)
 
 
 def on_new_view(state: State, sender: str, message: NewView, frame: bytes) -> None:
@@ -211,7 +226,7 @@ def on_new_view(state: State, sender: str, message: NewView, frame: bytes) -> No
     enter(state, message.view, check_new_view(state.group, sender, message), message.pre_prepares, frame)
 
 
-def check_new_view(group: Group, sender: str, message: NewView) -> list[tuple[int, bytes]]:
+def check_new_view(group: Group, sender: str, message: NewView) -> Opening:
     """Computes what a new view must propose from the view changes in it, and compares.
 
     Raises:
@@ -232,17 +247,15 @@ def check_new_view(group: Group, sender: str, message: NewView) -> list[tuple[in
         changes.append(change)
     if len(signers) != len(changes):
         raise Refused("duplicate_signer", "a validator's view change is there twice")
-    chosen = choose(group, changes)
+    opening = choose(group, changes)
     proposed = [open_member_vote(group, sealed) for sealed in message.pre_prepares]
-    expected = [(sender, PrePrepare(group.epoch, message.view, height, digest)) for height, digest in chosen]
+    expected = [(sender, PrePrepare(group.epoch, message.view, height, digest)) for height, digest in opening.blocks]
     if proposed != expected:
         raise Refused("wrong_new_view", f"{sender[:12]} does not propose what follows from the view changes")
-    return chosen
+    return opening
 
 
-def enter(
-    state: State, view: int, chosen: Sequence[tuple[int, bytes]], pre_prepares: Sequence[bytes], frame: bytes
-) -> None:
+def enter(state: State, view: int, opening: Opening, pre_prepares: Sequence[bytes], frame: bytes) -> None:
     """Takes part in `view` from now on. `frame` opened it; it is kept for those who missed it, and for a restart.
 
     The record holds the primary's own pre-prepares too, and comes first: after any crash there is one new view or none.
@@ -252,24 +265,23 @@ def enter(
     state.do(Persist(ViewRecord(state.group.epoch, view, view_change, frame)))
     if state.primary == state.me:
         state.do(Broadcast(frame))
-    prepare_view(state, chosen, pre_prepares, frame)
+    prepare_view(state, opening, pre_prepares, frame)
     normal.take_over(state)
     normal.consider_all(state)
 
 
-def prepare_view(
-    state: State, chosen: Sequence[tuple[int, bytes]], pre_prepares: Sequence[bytes], frame: bytes
-) -> None:
+def prepare_view(state: State, opening: Opening, pre_prepares: Sequence[bytes], frame: bytes) -> None:
     """Sets up an open view, now or after a restart."""
     state.active, state.new_view = True, frame
     state.patience = Patience(doublings=state.patience.doublings)
     state.instances.clear()
-    needed = {digest for _, digest in chosen} | {claim.digest for claim in state.prepared.values()}
+    needed = set(opening.digests) | {claim.digest for claim in state.prepared.values()}
     state.bodies = {digest: body for digest, body in state.bodies.items() if digest in needed}
-    state.required = {height: digest for height, digest in chosen if height > state.head.height}
+    state.base = opening.base
+    state.required = {height: digest for height, digest in opening.blocks if height > state.head.height}
     _forget_below(state, state.view + 1)
     state.pool.give_back()
-    for (height, digest), sealed in zip(chosen, pre_prepares, strict=True):
+    for (height, digest), sealed in zip(opening.blocks, pre_prepares, strict=True):
         known = state.certified.get(height)
         if known is not None and known.digest != digest:
             state.halt(f"view {state.view} proposes another block at {height} than the one that we delivered: a fork")
