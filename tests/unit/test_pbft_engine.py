@@ -1,6 +1,9 @@
-"""Four engines over TLS on loopback, each with its SQLite file: they commit, and one of them may die and come back."""
+"""Engines over TLS on loopback, each with its SQLite file: they commit, and some of them die, come back, or lie."""
 
 import asyncio
+import json
+import random
+import sqlite3
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 
@@ -8,32 +11,38 @@ import pytest
 from pbft_sockets import free_ports, validators_at
 
 from tallystick.canon.identity import Key
-from tallystick.consensus.pbft import Group, verify_certificate
+from tallystick.consensus.pbft import Group, Parameters, verify_certificate, verify_history
 from tallystick.consensus.pbft.messages import Forward, seal_message
 from tallystick.consensus.port import CommittedBlock
 from tallystick.errors import Refused
-from tallystick.network.engine import PbftEngine
-from tallystick.network.peers import split_address
-from tallystick.network.store import Store
+from tallystick.network.admission import Admission
+from tallystick.network.engine import HaltedError, PbftEngine, Shell
+from tallystick.network.peers import Validator, split_address
+from tallystick.network.store import DamagedError, Store
 from tallystick.network.tls import client_context
 
-KEYS = [Key.from_seed(bytes([i]) * 32) for i in range(4)]
-GROUP = Group("test", tuple(key.identity for key in KEYS))
-SECONDS = 20
+KEYS = [Key.from_seed(bytes([i]) * 32) for i in range(5)]
+NAMES = [key.identity for key in KEYS]
+GROUP = Group("test", tuple(NAMES[:4]), parameters=Parameters(interval=4, epoch_length=16, window=3))
+SECONDS = 30
+TIMEOUT_MS = 300
 
 
-class Journal:
-    """An application that keeps what it executed in the engine's store, in one transaction with its height."""
+class Ledger:
+    """An application that keeps its transactions in a file. `validators 0 1 2 3 4` decides who agrees."""
 
-    def __init__(self, store: Store) -> None:
-        self.store = store
+    def __init__(self, path: Path) -> None:
+        self.path = path
         self.changed = asyncio.Condition()
-        height, state = store.executed() or (0, b"")
-        self.height = height
-        self.executed = [line for line in state.split(b"\n") if line]
+        self.height = 0
+        self.executed: list[bytes] = []
+        self.names = tuple(NAMES[:4])
         self.blocks: list[CommittedBlock] = []
         self.deadline_ms: int | None = None
+        self.salt = ""
         self._told: set[asyncio.Task[None]] = set()
+        if path.exists():
+            self._load(path.read_bytes())
 
     def check(self, transaction: bytes) -> None:
         if transaction.startswith(b"bad"):
@@ -48,25 +57,34 @@ class Journal:
         return self.deadline_ms if self.height == 0 else None
 
     def validators(self) -> tuple[str, ...]:
-        return GROUP.validators
+        return self.names
 
     def snapshot(self) -> bytes:
-        return b"\n".join(self.executed)
+        lines = [line.decode() for line in self.executed]
+        return json.dumps([self.height, lines, self.names, self.salt]).encode()
 
     def restore(self, snapshot: bytes) -> None:
-        self.executed = [line for line in snapshot.split(b"\n") if line]
+        self._load(snapshot)
+        self.path.write_bytes(snapshot)
+        self._tell()
 
     def execute(self, block: CommittedBlock) -> None:
         assert block.height == self.height + 1
         self.height = block.height
-        self.executed += block.transactions
         self.blocks.append(block)
-        with self.store.transaction():
-            self.store.save_executed(self.height, b"\n".join(self.executed))
+        for transaction in block.transactions:
+            self.executed.append(transaction)
+            if transaction.startswith(b"validators "):
+                self.names = tuple(NAMES[int(number)] for number in transaction.split()[1:])
+        self.path.write_bytes(self.snapshot())
         self._tell()
 
+    def _load(self, snapshot: bytes) -> None:
+        self.height, lines, names, _ = json.loads(snapshot)
+        self.executed, self.names = [line.encode() for line in lines], tuple(names)
+
     def _tell(self) -> None:
-        """Wakes whoever waits for this application; there is nobody while an engine recovers outside the loop."""
+        """Wakes whoever waits for this application."""
         task = asyncio.ensure_future(self._notify())
         self._told.add(task)
         task.add_done_callback(self._told.discard)
@@ -75,44 +93,76 @@ class Journal:
         async with self.changed:
             self.changed.notify_all()
 
-    async def until(self, transactions: set[bytes]) -> None:
+    async def until(self, ready: Callable[["Ledger"], bool]) -> None:
         async with self.changed:
-            await self.changed.wait_for(lambda: transactions <= set(self.executed))
+            await self.changed.wait_for(lambda: ready(self))
 
 
 class Cluster:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.validators = validators_at(KEYS, free_ports(4))
+        self.listed = {v.identity: v for v in validators_at(KEYS, free_ports(5))}
         self.engines: dict[int, PbftEngine] = {}
-        self.apps: dict[int, Journal] = {}
+        self.ledgers: dict[int, Ledger] = {}
+        self.stores: dict[int, Store] = {}
         self.tasks: dict[int, asyncio.Task[None]] = {}
+        self.accused: list[str] = []
 
-    def start(self, index: int, deadline_ms: int | None = None) -> None:
-        store = Store(self.folder / f"{index}.db", "test", KEYS[index].identity)
-        self.apps[index] = Journal(store)
-        self.apps[index].deadline_ms = deadline_ms
-        engine = PbftEngine(KEYS[index], self.validators, "test", self.apps[index], store)
-        self.engines[index] = engine
-        self.tasks[index] = asyncio.create_task(engine.run())
+    def start(self, index: int, deadline_ms: int | None = None, **store: bool | int) -> None:
+        self.stores[index] = Store(self.path(index), "test", NAMES[index], **store)  # type: ignore[arg-type]
+        ledger = self.ledgers[index] = Ledger(self.folder / f"{index}.json")
+        ledger.deadline_ms = deadline_ms
+        accuse = lambda culprit, first, second: self.accused.append(culprit)  # noqa: E731
+        shell = Shell(self.directory, accuse, jitter=random.Random(index))
+        self.engines[index] = PbftEngine(
+            KEYS[index],
+            GROUP,
+            ledger,
+            self.stores[index],
+            shell,
+            listen=self.listed[NAMES[index]].address,
+            timeout_ms=TIMEOUT_MS,
+        )
+        self.tasks[index] = asyncio.create_task(self.engines[index].run())
+
+    def start_four(self, **options: int) -> None:
+        for index in range(4):
+            self.start(index, **options)
+
+    def path(self, index: int) -> Path:
+        return self.folder / f"{index}.db"
+
+    def directory(self, identity: str) -> Validator | None:
+        return self.listed.get(identity)
 
     async def stop(self, index: int) -> None:
         task = self.tasks.pop(index)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        self.apps[index].store.close()
+        self.stores[index].close()
 
     async def until(self, *transactions: bytes) -> None:
+        await self.reach(lambda ledger: set(transactions) <= set(ledger.executed))
+
+    async def reach(self, ready: Callable[[Ledger], bool]) -> None:
         for index in self.tasks:
-            await self.apps[index].until(set(transactions))
+            await self.ledgers[index].until(ready)
+
+    async def fill(self, by: int, blocks: int, word: str) -> None:
+        """Lets `blocks` blocks be agreed on, one transaction in each."""
+        for number in range(blocks):
+            transaction = f"{word} {number}".encode()
+            self.engines[by].submit(transaction)
+            await self.ledgers[by].until(lambda ledger, wanted=transaction: wanted in ledger.executed)  # type: ignore[misc]
 
 
-def on_four(folder: Path, scenario: Callable[[Cluster], Coroutine[None, None, None]]) -> None:
+def run_cluster(folder: Path, scenario: Callable[[Cluster], Coroutine[None, None, None]]) -> None:
     async def limited() -> None:
         cluster = Cluster(folder)
         async with asyncio.timeout(SECONDS):
             await scenario(cluster)
+            assert len({ledger.snapshot() for i, ledger in cluster.ledgers.items() if i in cluster.tasks}) <= 1
             for index in list(cluster.tasks):
                 await cluster.stop(index)
             await asyncio.gather(*asyncio.all_tasks() - {asyncio.current_task()})
@@ -122,95 +172,222 @@ def on_four(folder: Path, scenario: Callable[[Cluster], Coroutine[None, None, No
 
 def test_four_engines_execute_the_same_blocks_whoever_was_told_of_the_transactions(tmp_path: Path) -> None:
     async def scenario(cluster: Cluster) -> None:
-        for index in range(4):
-            cluster.start(index)
+        cluster.start_four()
         sent = [b"transaction %d" % i for i in range(40)]
         for i, transaction in enumerate(sent):
             cluster.engines[i % 4].submit(transaction)
         await cluster.until(*sent)
-        assert len({tuple(app.executed) for app in cluster.apps.values()}) == 1
-        assert sorted(cluster.apps[0].executed) == sorted(sent)
-        for stored in cluster.apps[3].store.blocks(1, 99):
+        assert len({tuple(ledger.executed) for ledger in cluster.ledgers.values()}) == 1
+        assert sorted(cluster.ledgers[0].executed) == sorted(sent)
+        for stored in cluster.stores[3].blocks(1, 99):
             verify_certificate(GROUP, stored.block, stored.certificate)
         status = cluster.engines[1].status()
-        assert (status.view, status.primary, status.waiting) == (0, KEYS[0].identity, 0)
-        assert not status.rejections
+        assert (status.epoch, status.view, status.primary, status.waiting) == (0, 0, NAMES[0], 0)
+        assert status.voting and status.active and not status.rejections
 
-    on_four(tmp_path, scenario)
+    run_cluster(tmp_path, scenario)
 
 
 def test_a_stopped_validator_catches_up_from_its_file_and_the_others_go_on_without_it(tmp_path: Path) -> None:
     async def scenario(cluster: Cluster) -> None:
-        for index in range(4):
-            cluster.start(index)
+        cluster.start_four()
         cluster.engines[0].submit(b"before")
         await cluster.until(b"before")
         await cluster.stop(3)
-        for i in range(5):
-            cluster.engines[1].submit(b"meanwhile %d" % i)
-            await cluster.until(b"meanwhile %d" % i)
+        await cluster.fill(1, 5, "meanwhile")
         cluster.start(3)
-        assert cluster.apps[3].executed == [b"before"]
+        assert cluster.ledgers[3].executed == [b"before"]
         await cluster.until(*(b"meanwhile %d" % i for i in range(5)))
         cluster.engines[3].submit(b"after")
         await cluster.until(b"after")
-        assert len({tuple(app.executed) for app in cluster.apps.values()}) == 1
 
-    on_four(tmp_path, scenario)
+    run_cluster(tmp_path, scenario)
 
 
-def test_a_primary_that_comes_back_goes_on_proposing(tmp_path: Path) -> None:
+def test_the_others_replace_a_primary_that_stopped(tmp_path: Path) -> None:
     async def scenario(cluster: Cluster) -> None:
-        for index in range(4):
-            cluster.start(index)
+        cluster.start_four()
         cluster.engines[0].submit(b"before")
         await cluster.until(b"before")
         await cluster.stop(0)
         cluster.engines[2].submit(b"in its absence")
+        await cluster.until(b"in its absence")
+        status = cluster.engines[2].status()
+        assert (status.view, status.primary, status.view_changes) == (1, NAMES[1], 1)
+        assert status.last_view_change_ms is not None
         cluster.start(0)
         await cluster.until(b"in its absence")
+        cluster.engines[0].submit(b"after")
+        await cluster.until(b"after")
 
-    on_four(tmp_path, scenario)
+    run_cluster(tmp_path, scenario)
+
+
+def test_all_stop_and_start_again_in_the_view_they_were_in(tmp_path: Path) -> None:
+    async def scenario(cluster: Cluster) -> None:
+        cluster.start_four()
+        await cluster.stop(0)
+        await cluster.fill(1, 6, "first life")
+        for index in (1, 2, 3):
+            await cluster.stop(index)
+        for index in (1, 2, 3):
+            cluster.start(index)
+            assert cluster.engines[index].status().view == 1
+        await cluster.fill(1, 6, "second life")
+        await cluster.until(b"second life 5")
+
+    run_cluster(tmp_path, scenario)
 
 
 def test_blocks_that_were_stored_and_not_executed_are_executed_at_the_start(tmp_path: Path) -> None:
     async def scenario(cluster: Cluster) -> None:
-        for index in range(4):
-            cluster.start(index)
-        cluster.engines[0].submit(b"one")
-        await cluster.until(b"one")
+        cluster.start_four()
+        await cluster.fill(0, 5, "block")
+        await cluster.until(b"block 4")
+        executed, digests = cluster.ledgers[2].executed, [block.digest for block in cluster.ledgers[2].blocks]
         await cluster.stop(2)
-        store = Store(tmp_path / "2.db", "test", KEYS[2].identity)
-        store.connection.execute("DELETE FROM executed")  # as if it had died between the two
-        store.close()
+        (tmp_path / "2.json").unlink()  # as if the machine had lost it
         cluster.start(2)
-        assert cluster.apps[2].executed == [b"one"]
-        assert cluster.apps[2].blocks[0].digest == cluster.apps[1].blocks[0].digest
+        assert cluster.ledgers[2].executed == executed
+        assert [block.digest for block in cluster.ledgers[2].blocks] == digests
 
-    on_four(tmp_path, scenario)
+    run_cluster(tmp_path, scenario)
+
+
+def test_who_is_far_behind_takes_a_snapshot_and_says_so_in_its_store(tmp_path: Path) -> None:
+    async def scenario(cluster: Cluster) -> None:
+        cluster.start_four(retain=1)
+        await cluster.fill(0, 2, "before")
+        await cluster.until(b"before 1")
+        await cluster.stop(3)
+        await cluster.fill(0, 26, "meanwhile")
+        cluster.start(3)
+        await cluster.until(b"meanwhile 25")
+        assert cluster.stores[3].first_height() > 3, "blocks of the gap are not there"
+        cluster.engines[3].submit(b"after")
+        await cluster.until(b"after")
+        executed = cluster.ledgers[3].executed
+        await cluster.stop(3)
+        (tmp_path / "3.json").unlink()  # as if it had died between taking note of the snapshot and using it
+        cluster.start(3)
+        assert cluster.ledgers[3].executed == executed
+
+    run_cluster(tmp_path, scenario)
+
+
+def test_a_validator_joins_and_another_one_leaves(tmp_path: Path) -> None:
+    async def scenario(cluster: Cluster) -> None:
+        cluster.start_four()
+        await cluster.fill(0, 3, "before")
+        cluster.start(4)
+        cluster.engines[0].submit(b"validators 0 1 2 3 4")
+        await cluster.until(b"validators 0 1 2 3 4")
+        await cluster.fill(1, 3, "five")
+        await cluster.until(b"five 2")
+        assert cluster.engines[4].status().voting
+        assert cluster.engines[4].status().epoch == 1
+        cluster.engines[4].submit(b"validators 1 2 3 4")
+        await cluster.until(b"validators 1 2 3 4")
+        await cluster.stop(0)
+        await cluster.fill(4, 6, "four")
+        await cluster.until(b"four 5")
+        assert cluster.engines[2].status().epoch == 2
+        last = verify_history(GROUP, cluster.stores[2].history())
+        assert last.validators == tuple(NAMES[1:])
+        assert set(cluster.engines[1].status().connected) >= set(NAMES[2:])
+
+    run_cluster(tmp_path, scenario)
+
+
+def test_a_node_that_lost_its_store_follows_in_silence_and_votes_again_later(tmp_path: Path) -> None:
+    async def scenario(cluster: Cluster) -> None:
+        cluster.start_four()
+        await cluster.fill(0, 3, "before")
+        await cluster.until(b"before 2")
+        await cluster.stop(3)
+        for name in ("3.db", "3.turn", "3.json"):
+            (tmp_path / name).unlink()
+        cluster.start(3, forgotten=True)
+        await cluster.until(b"before 2")
+        assert not cluster.engines[3].status().voting
+        epochs = 3
+        await cluster.fill(0, epochs * GROUP.parameters.epoch_length, "meanwhile")
+        await cluster.until(b"meanwhile %d" % (epochs * GROUP.parameters.epoch_length - 1))
+        assert cluster.engines[3].status().voting
+
+    run_cluster(tmp_path, scenario)
+
+
+def test_an_application_that_is_ahead_of_the_log_is_refused(tmp_path: Path) -> None:
+    async def scenario(cluster: Cluster) -> None:
+        (tmp_path / "0.json").write_bytes(json.dumps([7, [], NAMES[:4], ""]).encode())
+        with pytest.raises(DamagedError, match="block 7"):
+            cluster.start(0)
+        cluster.stores[0].close()
+
+    run_cluster(tmp_path, scenario)
+
+
+def test_a_node_whose_state_differs_from_what_a_quorum_computed_stops(tmp_path: Path) -> None:
+    async def scenario(cluster: Cluster) -> None:
+        cluster.start_four()
+        cluster.ledgers[3].salt = "a wrong bit"
+        await cluster.fill(0, 5, "block")
+        with pytest.raises(HaltedError, match="not what a quorum of validators computed"):
+            await cluster.tasks.pop(3)
+        cluster.stores[3].close()
+        await cluster.fill(0, 5, "after")
+
+    run_cluster(tmp_path, scenario)
+
+
+def test_a_node_whose_disk_fails_stops_before_it_says_anything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(cluster: Cluster) -> None:
+        cluster.start_four()
+        await cluster.fill(0, 1, "before")
+        await cluster.until(b"before 0")
+
+        def fail() -> bool:
+            raise sqlite3.OperationalError("database or disk is full")
+
+        said: list[bytes] = []
+        monkeypatch.setattr(cluster.stores[3], "commit", fail)
+        monkeypatch.setattr(cluster.engines[3]._peers, "flush", lambda: said.append(b"something"))
+        cluster.engines[0].submit(b"one more")
+        with pytest.raises(HaltedError, match="disk is full"):
+            await cluster.tasks.pop(3)
+        assert not said
+        monkeypatch.undo()
+        cluster.stores[3].close()
+        await cluster.until(b"one more")
+
+    run_cluster(tmp_path, scenario)
 
 
 def test_an_empty_block_comes_when_the_application_says_one_is_due(tmp_path: Path) -> None:
     async def scenario(cluster: Cluster) -> None:
-        for index in range(4):
-            cluster.start(index, deadline_ms=1)
-        for index in range(4):
-            app = cluster.apps[index]
-            async with app.changed:
-                await app.changed.wait_for(lambda app=app: app.height == 1)  # type: ignore[misc]
-            assert app.blocks[0].transactions == ()
+        cluster.start_four(deadline_ms=1)
+        await cluster.reach(lambda ledger: ledger.height == 1)
+        assert all(cluster.ledgers[index].blocks[0].transactions == () for index in range(4))
 
-    on_four(tmp_path, scenario)
+    run_cluster(tmp_path, scenario)
 
 
-def test_what_the_application_does_not_admit_is_refused_to_the_sender(tmp_path: Path) -> None:
+def test_what_may_not_enter_the_pool_is_refused_to_the_sender_and_counted(tmp_path: Path) -> None:
     async def scenario(cluster: Cluster) -> None:
         cluster.start(0)
         with pytest.raises(Refused, match="bad_transaction"):
             cluster.engines[0].submit(b"bad one")
         assert cluster.engines[0].status().waiting == 0
+        cluster.engines[0]._admission = Admission(held=1)
+        cluster.engines[0].submit(b"s" * 32 + b"first")
+        with pytest.raises(Refused, match="pool_share"):
+            cluster.engines[0].submit(b"s" * 32 + b"second")
+        cluster.engines[0].submit(b"t" * 32 + b"first")
+        assert cluster.engines[0].status().waiting == 2
+        assert cluster.engines[0].status().rejections == {"bad_transaction": 1, "pool_share": 1}
 
-    on_four(tmp_path, scenario)
+    run_cluster(tmp_path, scenario)
 
 
 def test_a_validator_that_sends_garbage_is_counted_and_stops_nobody(tmp_path: Path) -> None:
@@ -219,9 +396,9 @@ def test_a_validator_that_sends_garbage_is_counted_and_stops_nobody(tmp_path: Pa
             cluster.start(index)
         cluster.engines[0].submit(b"one")
         await cluster.until(b"one")
-        host, port = split_address(cluster.validators[0].address)
-        context = client_context(KEYS[3], [cluster.validators[0].certificate])
-        _, writer = await asyncio.open_connection(host, port, ssl=context)
+        listed = cluster.listed[NAMES[0]]
+        context = client_context(KEYS[3], [listed.certificate])
+        _, writer = await asyncio.open_connection(*split_address(listed.address), ssl=context)
         last = seal_message(KEYS[3], GROUP, Forward(0, [b"three"]))
         for frame in (b"", b"\x00", b"\xff" * 500, last):
             writer.write(len(frame).to_bytes(4) + frame)
@@ -232,4 +409,4 @@ def test_a_validator_that_sends_garbage_is_counted_and_stops_nobody(tmp_path: Pa
         writer.transport.abort()
         await asyncio.gather(writer.wait_closed(), return_exceptions=True)
 
-    on_four(tmp_path, scenario)
+    run_cluster(tmp_path, scenario)

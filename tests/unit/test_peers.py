@@ -1,8 +1,10 @@
 """Channels over real sockets: only pinned keys get in, bounds hold, and a peer may die at any moment."""
 
 import asyncio
+import random
 import ssl
 import tempfile
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,8 +15,9 @@ from pbft_sockets import free_ports, validators_at
 from tallystick.canon.identity import Key
 from tallystick.consensus.pbft.limits import MAX_FRAME_BYTES
 from tallystick.errors import Refused
+from tallystick.network.channels import MAX_QUEUED_BYTES, SMALL_BYTES, Outgoing
 from tallystick.network.inbox import MAX_WAITING_BYTES, Inbox
-from tallystick.network.peers import MAX_QUEUED_BYTES, Peers, Validator, split_address
+from tallystick.network.peers import Peers, Validator, split_address
 from tallystick.network.tls import client_context, make_certificate, pinned_form, server_context
 
 KEYS = [Key.from_seed(bytes([i]) * 32) for i in range(3)]
@@ -27,17 +30,23 @@ class Side:
     """One end: its peers, what came in, and who has been reached."""
 
     def __init__(self, key: Key, validators: list[Validator]) -> None:
-        self.inbox = Inbox()
+        self.news = asyncio.Event()
+        self.inbox = Inbox(self.news.set)
         self.reached: asyncio.Queue[str] = asyncio.Queue()
         listen = next(v.address for v in validators if v.identity == key.identity)
-        self.peers = Peers(key, validators, listen, self.inbox, self.reached.put_nowait)
+        self.peers = Peers(key, validators, listen, self.inbox, self.reached.put_nowait, random.Random(1))
 
     async def frames(self, count: int) -> list[tuple[str, bytes]]:
-        got: list[tuple[str, bytes]] = []
+        got = self.inbox.take(count)
         while len(got) < count:
-            await self.inbox.wait(SECONDS)
-            got += await self.inbox.take(count)
+            self.news.clear()
+            await self.news.wait()
+            got += self.inbox.take(count - len(got))
         return got
+
+    def send(self, peer: str, frame: bytes) -> None:
+        self.peers.send(peer, frame)
+        self.peers.flush()
 
 
 @asynccontextmanager
@@ -92,6 +101,7 @@ def test_frames_arrive_in_order_under_the_identity_that_the_channel_proved() -> 
             sent = [bytes([i]) * size for i, size in enumerate((1, 0, 100_000, MAX_FRAME_BYTES, 3))]
             for frame in sent:
                 b.peers.broadcast(frame)
+            b.peers.flush()
             assert await a.frames(5) == [(B.identity, frame) for frame in sent]
             assert b.peers.connected == (A.identity,)
 
@@ -139,7 +149,7 @@ def test_an_oversized_frame_ends_its_channel_before_it_takes_memory_and_nothing_
             assert a.peers.rejections == {"oversized_frame": 2}
             async with running(Side(B, validators)) as b:
                 await b.reached.get()
-                b.peers.send(A.identity, b"hello")
+                b.send(A.identity, b"hello")
                 assert await a.frames(1) == [(B.identity, b"hello")]
 
     on_loopback(scenario)
@@ -182,7 +192,7 @@ def test_a_peer_that_died_is_reached_again_when_it_is_back() -> None:
             for word in (b"first life", b"second life"):
                 async with running(Side(B, validators)) as b:
                     assert await a.reached.get() == B.identity
-                    a.peers.send(B.identity, word)
+                    a.send(B.identity, word)
                     assert await b.frames(1) == [(A.identity, word)]
 
     on_loopback(scenario)
@@ -212,47 +222,165 @@ def test_a_validator_that_answers_at_anothers_address_is_not_talked_to() -> None
     on_loopback(scenario)
 
 
+def test_nothing_leaves_before_it_is_let_go() -> None:
+    """What a turn says may leave only when what it must not lose is on disk."""
+
+    async def scenario(validators: list[Validator]) -> None:
+        async with running(Side(A, validators)) as a, running(Side(B, validators)) as b:
+            assert await a.reached.get() == B.identity
+            a.peers.broadcast(b"first")
+            assert a.peers.queued == {B.identity: 5}
+            await asyncio.sleep(0.05)
+            assert not b.inbox
+            a.peers.flush()
+            assert await b.frames(1) == [(A.identity, b"first")]
+
+    on_loopback(scenario)
+
+
 def test_frames_for_a_peer_that_is_away_are_forgotten() -> None:
-    peers = Peers(A, validators_at(KEYS[:2], [1, 2]), "127.0.0.1:1", Inbox(), lambda peer: None)
-    peers.broadcast(b"x")
-    assert peers._outgoing[B.identity].size == 0
+    async def scenario(validators: list[Validator]) -> None:
+        async with running(Side(A, validators)) as a:
+            a.send(B.identity, b"x")
+            a.peers.broadcast(b"x")
+            async with running(Side(B, validators)) as b:
+                assert await a.reached.get() == B.identity
+                a.send(B.identity, b"hello")
+                assert await b.frames(1) == [(A.identity, b"hello")]
+
+    on_loopback(scenario)
 
 
-def test_a_full_queue_loses_its_oldest_frames() -> None:
-    peers = Peers(A, validators_at(KEYS[:2], [1, 2]), "127.0.0.1:1", Inbox(), lambda peer: None)
-    outgoing = peers._outgoing[B.identity]
-    outgoing.connected = True
-    for i in range(20):
-        peers.send(B.identity, bytes([i]) * 1024 * 1024)
-    assert outgoing.size <= MAX_QUEUED_BYTES
-    assert [frame[0] for frame in outgoing.take()] == list(range(4, 20))
+class Deaf(asyncio.Transport):
+    """A transport that takes nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.aborted = False
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        pass
+
+    def is_closing(self) -> bool:
+        return self.aborted
+
+    def abort(self) -> None:
+        self.aborted = True
 
 
-def test_a_fast_peer_is_held_back_and_the_others_are_not() -> None:
+def deaf() -> tuple[Outgoing, Deaf, Counter[str]]:
+    rejections: Counter[str] = Counter()
+    channel, transport = Outgoing(rejections), Deaf()
+    channel.connection_made(transport)
+    channel.pause_writing()
+    return channel, transport, rejections
+
+
+def test_a_full_queue_loses_its_oldest_large_frames_and_no_vote() -> None:
     async def scenario() -> None:
-        inbox = Inbox()
-        await inbox.put("fast", b"x" * MAX_WAITING_BYTES)
-        with pytest.raises(TimeoutError):
-            async with asyncio.timeout(0.01):
-                await inbox.put("fast", b"x")
-        await inbox.put("slow", b"z")
-        assert [peer for peer, _ in await inbox.take(10)] == ["fast", "slow"]
-        await inbox.put("fast", b"y")
-        assert await inbox.take(10) == [("fast", b"y")]
+        channel, transport, rejections = deaf()
+        for i in range(20):
+            channel.add(bytes([i]) * SMALL_BYTES)
+            channel.add(bytes([i]) * 1024 * 1024)
+            channel.flush()
+        assert channel.queued <= MAX_QUEUED_BYTES
+        kept = [(frame[0], len(frame)) for frame in channel._frames]
+        assert [number for number, size in kept if size == SMALL_BYTES] == list(range(20))
+        assert [number for number, size in kept if size > SMALL_BYTES] == list(range(5, 20))
+        assert rejections == {"peer_queue_full": 5}
+        assert not transport.aborted
 
     asyncio.run(scenario())
+
+
+def test_a_queue_full_of_votes_ends_the_channel() -> None:
+    async def scenario() -> None:
+        channel, transport, rejections = deaf()
+        for _ in range(MAX_QUEUED_BYTES // SMALL_BYTES + 1):
+            channel.add(bytes(SMALL_BYTES))
+        assert transport.aborted and channel.queued == 0
+        assert rejections == {"peer_too_slow": 1}
+
+    asyncio.run(scenario())
+
+
+def test_a_peer_that_takes_nothing_for_long_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tallystick.network.channels.STALL_SECONDS", 0.01)
+
+    async def scenario() -> None:
+        _, transport, _ = deaf()
+        lively, other, _ = deaf()
+        lively.resume_writing()
+        await asyncio.sleep(0.05)
+        assert transport.aborted and not other.aborted
+
+    asyncio.run(scenario())
+
+
+def test_a_peer_that_speaks_on_our_channel_is_hung_up_on() -> None:
+    async def scenario() -> None:
+        channel, transport, rejections = deaf()
+        channel.data_received(b"hello")
+        assert transport.aborted
+        assert rejections == {"unexpected_bytes": 1}
+
+    asyncio.run(scenario())
+
+
+def test_a_peer_that_sends_too_fast_is_held_back_until_we_have_caught_up() -> None:
+    async def scenario(validators: list[Validator]) -> None:
+        async with running(Side(A, validators)) as a:
+            _, writer = await dial(B, validators[0])
+            frame = bytes(MAX_FRAME_BYTES)
+            sender = asyncio.create_task(flood(writer, frame, 20))
+            waiting = 0
+            while waiting <= MAX_WAITING_BYTES:
+                a.news.clear()
+                await a.news.wait()
+                waiting = a.inbox.waiting
+            await asyncio.sleep(0.1)
+            assert a.inbox.waiting < MAX_WAITING_BYTES + 2 * MAX_FRAME_BYTES
+            assert not sender.done()
+            assert len(await a.frames(20)) == 20
+            await sender
+            await hang_up(writer)
+
+    on_loopback(scenario)
+
+
+async def flood(writer: asyncio.StreamWriter, frame: bytes, count: int) -> None:
+    for _ in range(count):
+        writer.write(len(frame).to_bytes(4) + frame)
+        await writer.drain()
 
 
 def test_the_inbox_takes_from_each_peer_in_turn() -> None:
-    async def scenario() -> None:
-        inbox = Inbox()
-        for frame in (b"1", b"2", b"3"):
-            await inbox.put("loud", frame)
-        await inbox.put("quiet", b"4")
-        assert await inbox.take(2) == [("loud", b"1"), ("quiet", b"4")]
-        assert await inbox.take(9) == [("loud", b"2"), ("loud", b"3")]
+    inbox = Inbox(lambda: None)
+    for frame in (b"1", b"2", b"3"):
+        inbox.put("loud", frame)
+    inbox.put("quiet", b"4")
+    assert inbox.take(2) == [("loud", b"1"), ("quiet", b"4")]
+    assert inbox.take(9) == [("loud", b"2"), ("loud", b"3")]
+    assert not inbox
 
-    asyncio.run(scenario())
+
+def test_a_validator_that_left_is_shut_out_and_one_that_joined_is_let_in() -> None:
+    async def scenario(validators: list[Validator]) -> None:
+        newcomer = validators_at([KEYS[2]], free_ports(1))[0]
+        async with running(Side(A, validators)) as a, running(Side(B, validators)):
+            assert await a.reached.get() == B.identity
+            a.peers.regroup([validators[0], newcomer])
+            async with running(Side(KEYS[2], [validators[0], newcomer])) as c:
+                assert await a.reached.get() == newcomer.identity
+                assert a.peers.connected == (newcomer.identity,)
+                assert await c.reached.get() == A.identity
+                c.send(A.identity, b"hello")
+                assert await a.frames(1) == [(newcomer.identity, b"hello")]
+                reader, writer = await dial(B, validators[0])
+                assert await closed(reader)
+                await hang_up(writer)
+
+    on_loopback(scenario)
 
 
 def test_a_certificate_is_the_same_each_time_and_holds_the_identity() -> None:

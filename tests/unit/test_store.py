@@ -1,16 +1,33 @@
-"""What the store promises: atomic, durable, one owner, no second vote."""
+"""What the store promises: atomic, durable, one owner, no second vote, and nothing lost or changed unnoticed."""
 
+import sqlite3
 import subprocess
 import sys
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from tallystick.consensus.pbft.io import Phase, VoteRecord
-from tallystick.network.store import Store, StoreError
+from tallystick.canon.chunks import CHUNK_BYTES, chunk, manifest_of
+from tallystick.consensus.pbft.io import (
+    CheckpointRecord,
+    ContentRecord,
+    EpochRecord,
+    Head,
+    MuteRecord,
+    Phase,
+    Transfer,
+    ViewRecord,
+    VoteRecord,
+)
+from tallystick.network.store import MANIFEST, DamagedError, Store, StoredBlock, StoreError
 
 ME, OTHER = "a" * 64, "b" * 64
 VOTE = VoteRecord(0, 0, 1, Phase.PREPARE, b"d" * 32, b"block")
+EPOCH = EpochRecord(1, 8, 8, (ME, OTHER))
 
 
 @pytest.fixture
@@ -18,129 +35,306 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "validator.db"
 
 
-def reopened(store: Store, path: Path) -> Store:
+def opened(path: Path, **options: int | bool) -> Store:
+    return Store(path, "chain", ME, **options)  # type: ignore[arg-type]
+
+
+def reopened(store: Store) -> Store:
     store.close()
-    return Store(path, "chain", ME)
+    return opened(store.path)
+
+
+def block(height: int) -> StoredBlock:
+    return StoredBlock(height, bytes([height]) * 32, 1000 + height, b"block %d" % height, b"proof")
+
+
+def saved_up_to(store: Store, height: int) -> None:
+    for each in range(store.first_height(), height + 1):
+        store.save_block(block(each))
 
 
 def test_what_was_saved_is_there_after_reopening(path: Path) -> None:
-    store = Store(path, "chain", ME)
-    assert (store.votes(), store.last_block(), store.last_height(), store.executed()) == ((), None, 0, None)
-    store.save_block(1, b"block", b"certificate")
-    store.save_executed(1, b"state")
-    second = VoteRecord(0, 0, 2, Phase.PRE_PREPARE, b"e" * 32, b"block 2")
-    third = VoteRecord(0, 0, 2, Phase.COMMIT, b"e" * 32)
-    store.save_vote(second)
-    store.save_vote(third)
-    store = reopened(store, path)
-    assert store.votes() == (second, third)
-    assert [(b.height, b.block, b.certificate) for b in store.blocks(1, 9)] == [(1, b"block", b"certificate")]
-    assert store.executed() == (1, b"state")
+    store = opened(path)
+    assert (store.votes(), store.head(), store.view(), store.epochs()) == ((), None, None, ())
+    assert (store.mute(), store.checkpoint(), store.history(), store.transfer()) == (None, None, (), None)
+    saved_up_to(store, 9)
+    votes = (VOTE, VoteRecord(0, 0, 9, Phase.COMMIT, b"e" * 32, b"", b"proof"))
+    for record in (*votes, ViewRecord(0, 1), ViewRecord(0, 2, b"sealed"), MuteRecord(3)):
+        store.save(record)
+    store = reopened(store)
+    assert store.votes() == votes
+    assert (store.view(), store.mute()) == (ViewRecord(0, 2, b"sealed"), MuteRecord(3))
+    assert store.head() == Head(9, bytes([9]) * 32, 1009)
+    assert list(store.blocks(1, 99)) == [block(height) for height in range(1, 10)]
     store.close()
 
 
-def test_a_second_vote_in_one_slot_is_refused_even_an_equal_one(path: Path) -> None:
-    store = Store(path, "chain", ME)
-    store.save_vote(VOTE)
-    for digest in (b"d" * 32, b"x" * 32):
-        with pytest.raises(StoreError, match="voting twice"):
-            store.save_vote(VoteRecord(0, 0, 1, Phase.PREPARE, digest))
-    store.save_vote(VoteRecord(0, 1, 1, Phase.PREPARE, b"x" * 32))
+def test_a_second_vote_in_one_slot_is_refused_and_the_same_one_replaces_it(path: Path) -> None:
+    store = opened(path)
+    store.save(VoteRecord(0, 0, 1, Phase.PREPARE, b"d" * 32))
+    store.save(VOTE)
+    with pytest.raises(StoreError, match="voting twice"):
+        store.save(VoteRecord(0, 0, 1, Phase.PREPARE, b"x" * 32))
+    others = (VoteRecord(0, 1, 1, Phase.PREPARE, b"x" * 32), VoteRecord(1, 0, 1, Phase.PREPARE, b"x" * 32))
+    for other in others:
+        store.save(other)
+    store = reopened(store)
+    assert store.votes() == (VOTE, *others)
     store.close()
 
 
-def test_a_block_settles_the_votes_up_to_its_height(path: Path) -> None:
-    store = Store(path, "chain", ME)
-    store.save_vote(VOTE)
-    later = VoteRecord(0, 0, 2, Phase.PREPARE, b"e" * 32)
-    store.save_vote(later)
-    store.save_block(1, b"block", b"certificate")
+def test_an_epoch_keeps_the_one_before_it_and_settles_the_votes_of_those(path: Path) -> None:
+    store = opened(path)
+    later = VoteRecord(2, 0, 9, Phase.PREPARE, b"e" * 32)
+    for record in (EpochRecord(0, 0, 0, (ME,)), EPOCH, VOTE, later, EPOCH):
+        store.save(record)
+    assert store.epochs() == (EpochRecord(0, 0, 0, (ME,)), EPOCH)
+    third = EpochRecord(2, 16, 8, (ME, OTHER))
+    store.save(third)
+    store = reopened(store)
+    assert (store.epochs(), store.votes()) == ((EPOCH, third), (later,))
+    store.close()
+
+
+def test_a_stable_checkpoint_settles_votes_snapshots_and_blocks_up_to_its_height(path: Path) -> None:
+    store = opened(path, retain=3)
+    saved_up_to(store, 9)
+    for height in (4, 8):
+        store.save_snapshot(height, manifest_of(b"state"), b"state")
+        store.save(ContentRecord(height, b"content %d" % height))
+    store.save(ContentRecord(12, b"content 12"))
+    later = VoteRecord(0, 0, 9, Phase.PREPARE, b"e" * 32)
+    store.save(VOTE)
+    store.save(later)
+    store.save(CheckpointRecord(0, 8, b"stable", ends=True))
+    store = reopened(store)
     assert store.votes() == (later,)
+    assert (store.snapshot(4), store.snapshot(8)) == (None, b"state")
+    assert (store.first_height(), store.checkpoint()) == (7, CheckpointRecord(0, 8, b"stable", ends=True))
+    assert store.history() == (b"stable",)
+    assert store.contents() == (ContentRecord(12, b"content 12"),)
+    store.close()
+
+
+def test_blocks_above_the_stable_checkpoint_are_kept_whatever_the_limit(path: Path) -> None:
+    store = opened(path, retain=1)
+    saved_up_to(store, 9)
+    store.save_snapshot(4, manifest_of(b""), b"")
+    store.save(CheckpointRecord(0, 4, b"stable", ends=False))
+    assert (store.first_height(), store.history()) == (5, ())
     store.close()
 
 
 def test_blocks_come_without_gaps(path: Path) -> None:
-    store = Store(path, "chain", ME)
+    store = opened(path)
     for wrong in (0, 2):
         with pytest.raises(StoreError, match="cannot follow"):
-            store.save_block(wrong, b"block", b"certificate")
-    store.save_block(1, b"block", b"certificate")
+            store.save_block(block(wrong))
+    store.save_block(block(1))
     with pytest.raises(StoreError, match="cannot follow"):
-        store.save_block(1, b"block", b"certificate")
+        store.save_block(block(1))
     store.close()
 
 
-def test_ranges_are_inclusive_and_in_order(path: Path) -> None:
-    store = Store(path, "chain", ME)
-    for height in range(1, 6):
-        store.save_block(height, b"%d" % height, b"")
-    assert [stored.block for stored in store.blocks(2, 4)] == [b"2", b"3", b"4"]
-    last = store.last_block()
-    assert last is not None and last.height == 5
+def test_ranges_are_inclusive_in_order_and_end_before_a_gap(path: Path) -> None:
+    store = opened(path)
+    saved_up_to(store, 9)
+    assert [stored.height for stored in store.blocks(2, 4)] == [2, 3, 4]
+    store._change("DELETE FROM blocks WHERE height = 3")
+    assert [stored.height for stored in store.blocks(2, 4)] == [2]
+    assert list(store.blocks(3, 4)) == []
     store.close()
 
 
-def test_a_transaction_is_all_or_nothing_and_an_inner_one_belongs_to_the_outer(path: Path) -> None:
-    store = Store(path, "chain", ME)
-    with pytest.raises(RuntimeError), store.transaction():
-        store.save_vote(VOTE)
-        with store.transaction():
-            store.save_block(1, b"block", b"certificate")
-        raise RuntimeError("the process would die here")
-    assert (store.votes(), store.last_height()) == ((), 0)
-    with store.transaction():
-        store.connection.execute("CREATE TABLE mine (x)")
-        store.save_executed(1, b"state")
-    store = reopened(store, path)
-    assert store.executed() == (1, b"state")
+def test_a_snapshot_comes_back_whole_and_in_parts(path: Path) -> None:
+    store = opened(path)
+    data = b"0123456789" * (CHUNK_BYTES // 8)
+    store.save_snapshot(4, manifest_of(data), data)
+    assert store.snapshot(4) == data
+    assert store.snapshot_part(4, MANIFEST) == manifest_of(data)
+    assert [store.snapshot_part(4, part) for part in range(3)] == [chunk(data, 0), chunk(data, 1), None]
+    store.close()
+
+
+def test_a_transfer_is_resumed_after_a_restart_and_a_new_one_forgets_it(path: Path) -> None:
+    store = opened(path)
+    data = b"0123456789" * (CHUNK_BYTES // 8)
+    store.start_transfer((b"old",), b"manifest")
+    store.save_chunk(0, b"old")
+    store.start_transfer((b"proof", b"target"), manifest_of(data))
+    store.save_chunk(1, chunk(data, 1))
+    store = reopened(store)
+    assert store.transfer() == Transfer((b"proof", b"target"), manifest_of(data), (1,))
+    saved_up_to(store, 2)
+    store.save(VOTE)
+    store.save_chunk(0, chunk(data, 0))
+    head, checkpoint = Head(8, b"h" * 32, 77), CheckpointRecord(0, 8, b"stable", ends=True)
+    assert store.restore(head, EPOCH, checkpoint, (b"first", b"stable")) == data
+    store = reopened(store)
+    assert (store.head(), store.epochs(), store.checkpoint()) == (head, (EPOCH,), checkpoint)
+    assert (store.transfer(), store.history(), store.votes()) == (None, (b"first", b"stable"), ())
+    assert (store.snapshot(8), store.first_height(), list(store.blocks(1, 9))) == (data, 9, [])
+    store.save_block(block(9))
+    store.close()
+
+
+def test_changes_are_all_there_or_none_of_them(path: Path) -> None:
+    program = f"""
+import os
+from pathlib import Path
+from tallystick.consensus.pbft.io import Phase, VoteRecord
+from tallystick.network.store import Store
+store = Store(Path({str(path)!r}), "chain", "a" * 64)
+store.save(VoteRecord(0, 0, 1, Phase.PREPARE, b"d" * 32, b"block"))
+assert store.commit() and not store.commit()
+store.save(VoteRecord(0, 0, 1, Phase.COMMIT, b"d" * 32))
+os._exit(9)
+"""
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 9
+    store = opened(path)
+    assert store.votes() == (VOTE,)
     store.close()
 
 
 @pytest.mark.parametrize(("chain", "identity"), [("another", ME), ("chain", OTHER)])
 def test_the_store_of_another_chain_or_validator_is_refused(path: Path, chain: str, identity: str) -> None:
-    Store(path, "chain", ME).close()
+    opened(path).close()
     with pytest.raises(StoreError, match="belongs to"):
         Store(path, chain, identity)
 
 
 def test_a_store_of_an_unknown_version_is_refused(path: Path) -> None:
-    store = Store(path, "chain", ME)
-    store.connection.execute("PRAGMA user_version = 99")
+    store = opened(path)
+    store._db.execute("PRAGMA user_version = 99")
     store.close()
     with pytest.raises(StoreError, match="version 99"):
-        Store(path, "chain", ME)
+        opened(path)
 
 
-def test_bytes_that_are_no_store_and_folders_that_do_not_exist_are_refused(path: Path) -> None:
-    path.write_bytes(b"not a database, and long enough to tell" * 50)
-    with pytest.raises(StoreError, match="not a database"):
-        Store(path, "chain", ME)
+def test_a_folder_that_does_not_exist_is_refused(path: Path) -> None:
     with pytest.raises(StoreError, match="folder"):
-        Store(path.parent / "missing" / "x.db", "chain", ME)
+        opened(path.parent / "missing" / "x.db")
 
 
 def test_a_second_owner_of_one_store_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tallystick.network.store.BUSY_SECONDS", 0.01)
-    first = Store(path, "chain", ME)
+    first = opened(path)
     with pytest.raises(StoreError, match="another process"):
-        Store(path, "chain", ME)
+        opened(path)
     first.close()
-    Store(path, "chain", ME).close()
+    opened(path).close()
 
 
-def test_committed_records_survive_the_sudden_death_of_the_process(path: Path) -> None:
+# ---- damage
+
+
+def full(path: Path) -> None:
+    """A store with something in every table."""
+    store = opened(path)
+    saved_up_to(store, 9)
+    store.save_snapshot(8, manifest_of(b"state"), b"state")
+    store.save(CheckpointRecord(0, 8, b"stable", ends=True))
+    store.save(VoteRecord(1, 0, 10, Phase.PREPARE, b"d" * 32, b"block"))
+    store.commit()
+    store.save(VoteRecord(1, 0, 10, Phase.COMMIT, b"d" * 32, b"", b"proof"))
+    store.save(ViewRecord(1, 0))
+    store.save(EPOCH)
+    store.save(ContentRecord(12, b"content"))
+    store.start_transfer((b"proof",), manifest_of(b"chunk"))
+    store.save_chunk(0, b"chunk")
+    store.close()
+
+
+def sql(path: Path, statement: str) -> None:
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.execute(statement)
+
+
+def older_copy(path: Path) -> None:
+    data = path.read_bytes()
+    store = opened(path)
+    store.save(VoteRecord(1, 0, 11, Phase.PREPARE, b"d" * 32, b"block"))
+    store.close()
+    path.write_bytes(data)
+
+
+DAMAGE: dict[str, Callable[[Path], object]] = {
+    "a vote was changed": lambda path: sql(path, "UPDATE votes SET digest = zeroblob(32) WHERE phase = 'commit'"),
+    "a vote was moved": lambda path: sql(path, "UPDATE votes SET height = 11 WHERE phase = 'commit'"),
+    "a vote is gone": lambda path: sql(path, "DELETE FROM votes WHERE phase = 'commit'"),
+    "the view was changed": lambda path: sql(path, "UPDATE latest SET value = x'00' WHERE kind = 'ViewRecord'"),
+    "the last block is gone": lambda path: sql(path, "DELETE FROM blocks WHERE height = 9"),
+    "a block was changed": lambda path: sql(path, "UPDATE blocks SET block = x'00' WHERE height = 9"),
+    "the history was changed": lambda path: sql(path, "UPDATE history SET proof = x'00'"),
+    "the snapshot is gone": lambda path: sql(path, "DELETE FROM snapshots WHERE part = 0"),
+    "the summary is gone": lambda path: sql(path, "DELETE FROM summary"),
+    "the summary was changed": lambda path: sql(path, "UPDATE summary SET value = x'00'"),
+    "a chunk was changed": lambda path: sql(path, "UPDATE chunks SET data = x'00'"),
+    "an older copy": older_copy,
+    "the file is gone": lambda path: path.unlink(),
+    "the file is empty": lambda path: path.write_bytes(b""),
+    "the file is something else": lambda path: path.write_bytes(b"not a database, and long enough to tell" * 50),
+    "the file was cut": lambda path: path.write_bytes(path.read_bytes()[:-8192]),
+    "the mark is gone": lambda path: path.with_suffix(".turn").unlink(),
+    "the mark was changed": lambda path: path.with_suffix(".turn").write_bytes(b"9" * 38),
+}
+
+
+@pytest.mark.parametrize("what", DAMAGE)
+def test_damage_is_noticed_at_the_start_and_the_way_out_is_named(path: Path, what: str) -> None:
+    full(path)
+    opened(path).close()
+    DAMAGE[what](path)
+    with pytest.raises(DamagedError, match="validator recover"):
+        opened(path).close()
+
+
+def test_a_log_that_lost_its_end_is_noticed(path: Path) -> None:
+    """SQLite itself takes a log that ends early for one whose last commit was never finished, and says nothing."""
     program = f"""
 import os
+from pathlib import Path
 from tallystick.consensus.pbft.io import Phase, VoteRecord
 from tallystick.network.store import Store
-store = Store({str(path)!r}, "chain", "a" * 64)
-with store.transaction():
-    store.save_vote(VoteRecord(0, 0, 1, Phase.PREPARE, b"d" * 32, b"block"))
-store.connection.execute("BEGIN IMMEDIATE")
-store.save_vote(VoteRecord(0, 0, 1, Phase.COMMIT, b"d" * 32))
+store = Store(Path({str(path)!r}), "chain", "a" * 64)
+for height in (1, 2):
+    store.save(VoteRecord(0, 0, height, Phase.PREPARE, b"d" * 32, b"block"))
+    store.commit()
 os._exit(9)
 """
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 9
-    store = Store(path, "chain", ME)
-    assert store.votes() == (VOTE,)
+    log = path.with_name(path.name + "-wal")
+    data = bytearray(log.read_bytes())
+    data[-100] ^= 1
+    log.write_bytes(data)
+    with pytest.raises(DamagedError, match="the last 1 of 2 commits"):
+        opened(path)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_no_flipped_bit_changes_what_is_read(tmp_path: Path, data: st.DataObject) -> None:
+    """Wherever it strikes: what comes out is refused, or is what went in."""
+    path = tmp_path / "flipped.db"
+    for old in (path, path.with_suffix(".turn")):
+        old.unlink(missing_ok=True)
+    full(path)
+    whole = path.read_bytes()
+    bit = data.draw(st.integers(0, 8 * len(whole) - 1))
+    flipped = bytearray(whole)
+    flipped[bit // 8] ^= 1 << bit % 8
+    path.write_bytes(flipped)
+    try:
+        store = opened(path)
+    except StoreError:
+        return
+    assert len(store.votes()) == 2
+    assert (store.view(), store.epochs(), store.history()) == (ViewRecord(1, 0), (EPOCH,), (b"stable",))
+    assert store.head() == Head(9, bytes([9]) * 32, 1009)
+    store.close()
+
+
+def test_a_store_in_place_of_a_lost_one_starts_muted(path: Path) -> None:
+    store = opened(path, forgotten=True)
+    assert store.mute() == MuteRecord(0)
     store.close()

@@ -1,22 +1,29 @@
 """The embedded PBFT as an `Engine`: drives the state machine with sockets, a disk, clocks and an application.
 
-One asyncio task works in turns. A turn takes the frames that have arrived, steps the replica through them, and
-carries out what it asks for; then a tick lets it propose and forward. Everything that a turn must make durable goes
-to disk in one transaction before any of its messages leaves.
+The engine works in turns, each a callback of the event loop as soon as there is something to do. A turn takes the
+frames that have arrived, steps the replica through them and a tick, and carries out what it asks for. What the turn
+must make durable goes to disk in one transaction at its end, and only then do its messages leave.
 """
 
 import asyncio
+import random
+import sqlite3
 import time
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
+from tallystick.canon.chunks import manifest_of, root_of
 from tallystick.canon.identity import Key
 from tallystick.consensus.pbft.group import Group
 from tallystick.consensus.pbft.io import (
+    Accuse,
     BlocksRead,
     Broadcast,
+    Certified,
+    ChunkRead,
     Connected,
     Deliver,
     Durable,
@@ -25,40 +32,90 @@ from tallystick.consensus.pbft.io import (
     Examine,
     Examined,
     Executed,
+    Halt,
+    Outcome,
     Persist,
     ReadBlocks,
+    ReadChunk,
     Received,
+    Regroup,
+    Restore,
+    Restored,
+    SaveChunk,
     Send,
+    StartTransfer,
     Submitted,
     Tick,
+    Verified,
+    Verify,
 )
 from tallystick.consensus.pbft.messages import decode_block
 from tallystick.consensus.pbft.replica import Replica
 from tallystick.consensus.port import Application, CommittedBlock
-from tallystick.errors import Refused
+from tallystick.errors import Refused, TallystickError
+from tallystick.network.admission import Admission
 from tallystick.network.inbox import Inbox
+from tallystick.network.metrics import EngineMetrics
 from tallystick.network.peers import Peers, Validator
-from tallystick.network.store import Store, StoredBlock
+from tallystick.network.store import MANIFEST, DamagedError, Store, StoredBlock
 
-TICK_SECONDS: Final = 0.02
+TICK_SECONDS: Final = 0.025
+"""Between turns when nothing happens."""
 MAX_FRAMES_PER_TURN: Final = 256
+TIMEOUT_MS: Final = 1_000
+"""How long the first primary of an epoch may take for what waits before it is replaced."""
+
+
+class HaltedError(TallystickError):
+    """The engine stopped by itself, since going on could do harm."""
+
+
+@dataclass(frozen=True)
+class Shell:
+    """What an engine needs from the process that it runs in.
+
+    The defaults are for a validator on its own; tests hand in others.
+    """
+
+    directory: Callable[[str], Validator | None]
+    """Where a validator is reached, and by which certificate it is known; None if the ledger does not know it."""
+    accuse: Callable[[str, bytes, bytes], None] = lambda culprit, first, second: None
+    """Told of two votes of one validator that exclude each other."""
+    regrouped: Callable[[Group], None] = lambda group: None
+    """Told when other validators agree from now on."""
+    now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000
+    """The wall clock, for the time of proposed blocks."""
+    jitter: random.Random = random.Random()  # noqa: RUF009, S311  # waits between dials, not secrets
 
 
 @dataclass(frozen=True)
 class EngineStatus:
     height: int
+    epoch: int
     view: int
+    active: bool
+    """Whether a primary is in office here; false from when one is given up until the next has proven itself."""
     primary: str
+    checkpoint: int
+    """Height of the last stable checkpoint."""
+    transferring: bool
+    """Whether it fetches a snapshot, since too much is missing to execute it all."""
+    voting: bool
+    """False for a node that is no validator of this epoch, or that forgot what it signed and waits for a later one."""
+    view_changes: int
+    """Since the start."""
+    last_view_change_ms: int | None
+    """When the view changed last, wall clock."""
     connected: tuple[str, ...]
     """Identities of the peers to which a channel is open."""
+    queued: Mapping[str, int]
+    """Bytes that wait for each of them."""
     waiting: int
     """Transactions that wait to be ordered."""
+    load: Mapping[str, int]
+    """Sizes of what peers make us hold."""
     rejections: dict[str, int]
     """How often input from others was refused, by reason code."""
-
-
-def system_clock_ms() -> int:
-    return time.time_ns() // 1_000_000
 
 
 class PbftEngine:
@@ -67,129 +124,319 @@ class PbftEngine:
     On construction it executes the stored blocks that `application` does not have yet.
 
     Args:
-        validators: all of the chain's, in the agreed order, this one included.
-        listen: `host:port` to accept channels on, if not this validator's listed address.
-        now_ms: the wall clock, for the time of proposed blocks.
+        genesis: the validators of the first epoch.
+        listen: `host:port` to accept channels on.
+        timeout_ms: of the first view of an epoch; it doubles from view to view.
 
     Raises:
-        Refused: `not_a_validator`, `bad_group` or `bad_certificate`.
+        DamagedError: the store and the application contradict each other.
+        Refused: `bad_group` or `bad_certificate`.
     """
 
     def __init__(
         self,
         key: Key,
-        validators: Sequence[Validator],
-        chain: str,
+        genesis: Group,
         application: Application,
         store: Store,
+        shell: Shell,
         *,
-        listen: str | None = None,
-        now_ms: Callable[[], int] = system_clock_ms,
+        listen: str,
+        timeout_ms: int = TIMEOUT_MS,
+        metrics: EngineMetrics | None = None,
+        admission: Admission | None = None,
     ) -> None:
-        self._group = Group(chain, tuple(validator.identity for validator in validators))
-        self._application, self._store, self._now_ms = application, store, now_ms
+        self._key, self._genesis, self._application, self._store, self._shell = key, genesis, application, store, shell
+        self._metrics = metrics or EngineMetrics()
+        self._admission = admission or Admission()
         self._started_ns = time.monotonic_ns()
-        self._inbox = Inbox()
-        self._events: list[Event] = []
+        self._inbox = Inbox(self._wake)
+        self._events: deque[Event] = deque()
         """From this process, for the next turn."""
-        self._replica = Replica(self._group, key, self._recover())
-        address = listen or next(v.address for v in validators if v.identity == key.identity)
-        self._peers = Peers(key, validators, address, self._inbox, self._opened)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        """While `run` runs."""
+        self._ended: asyncio.Future[None] | None = None
+        self._scheduled = False
+        self._idle: asyncio.TimerHandle | None = None
+        self._rejections: Counter[str] = Counter()
+        self._view_changes = 0
+        self._last_view_change_ms: int | None = None
+        durable = self._recover()
+        self._replica = Replica(genesis, key, durable, timeout_ms=timeout_ms)
+        self._group = self._replica.group
+        before = durable.previous.validators if durable.previous else ()
+        known = self._reachable((*before, *self._group.validators))
+        self._peers = Peers(key, known, listen, self._inbox, self._opened, shell.jitter)
+
+    # ---- what the program calls
 
     def submit(self, transaction: bytes) -> None:
-        self._application.admit(transaction)
-        self._replica.step(Submitted(transaction))
-        self._inbox.wake()
+        try:
+            self._application.admit(transaction)
+            self._admission.take(transaction, self._elapsed_ms())
+            self._feed(Submitted(transaction))
+        except Refused as refused:
+            self._rejections[refused.code] += 1
+            raise
+        self._wake()
 
     async def run(self) -> None:
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._peers.run())
-            tasks.create_task(self._take_turns())
+        """Takes part until cancelled, then finishes what it began and closes its channels.
+
+        Raises:
+            HaltedError: going on could do harm; the message says why.
+        """
+        self._loop = asyncio.get_running_loop()
+        self._ended = self._loop.create_future()
+        channels = self._loop.create_task(self._peers.run())
+        self._wake()
+        try:
+            await asyncio.wait({channels, self._ended}, return_when=asyncio.FIRST_COMPLETED)
+            for ended in (channels, self._ended):
+                if ended.done():
+                    await ended
+        finally:
+            self._loop = None
+            if self._idle is not None:
+                self._idle.cancel()
+            with suppress(sqlite3.Error):
+                self._store.commit()
+            channels.cancel()
+            await asyncio.gather(channels, return_exceptions=True)
 
     def status(self) -> EngineStatus:
         replica = self._replica
-        rejections = dict(Counter(replica.rejections) + self._peers.rejections)
-        connected = self._peers.connected
-        return EngineStatus(replica.height, replica.view, replica.primary, connected, replica.waiting, rejections)
+        rejections = dict(Counter(replica.rejections) + self._peers.rejections + self._rejections)
+        return EngineStatus(
+            height=replica.height,
+            epoch=replica.epoch,
+            view=replica.view,
+            active=replica.active,
+            primary=replica.primary,
+            checkpoint=replica.stable,
+            voting=replica.votes,
+            transferring=replica.transferring,
+            view_changes=self._view_changes,
+            last_view_change_ms=self._last_view_change_ms,
+            connected=self._peers.connected,
+            queued=self._peers.queued,
+            waiting=replica.waiting,
+            load=dict(replica.load),
+            rejections=rejections,
+        )
 
     # ---- starting
 
     def _recover(self) -> Durable:
-        """Executes what was stored and not executed before the last stop, and returns what the replica starts from."""
-        application = self._application
-        last = self._store.last_block()
-        for stored in self._store.blocks(application.height + 1, last.height if last else 0):
-            application.execute(self._committed(stored))
-        deadline_ms, votes = application.next_deadline_ms(), self._store.votes()
-        if last is None:
-            return Durable(deadline_ms=deadline_ms, votes=votes)
-        block = self._committed(last)
-        return Durable(block.height, block.digest, block.time_ms, deadline_ms, votes)
+        """Brings the application to where the store is, and returns what the replica starts from."""
+        application, store = self._application, self._store
+        head, checkpoint = store.head(), store.checkpoint()
+        height = head.height if head else 0
+        if application.height > height:
+            raise DamagedError("ledger", f"it is at block {application.height}, the log of consensus ends at {height}")
+        if application.height + 1 < store.first_height() and application.height < height:
+            snapshot = store.snapshot(checkpoint.height) if checkpoint else None
+            if checkpoint is None or snapshot is None:
+                raise DamagedError("ledger", f"it is at block {application.height}, and the blocks after it are gone")
+            application.restore(snapshot)
+        for stored in store.blocks(application.height + 1, height):
+            application.execute(_committed(stored))
+            if self._genesis.is_checkpoint(stored.height):
+                self._keep_outcome(stored.height)
+        if application.height != height:
+            raise DamagedError("ledger", f"it is at block {application.height}, blocks up to {height} cannot be read")
+        stable = checkpoint.height if checkpoint else 0
+        certified = tuple(
+            Certified(stored.height, self._genesis.block_digest(stored.block), stored.certificate)
+            for stored in store.blocks(stable + 1, height)
+        )
+        # It may have stopped after executing to a checkpoint, and before what that gave was saved.
+        outcome = self._keep_outcome(height) if self._genesis.is_checkpoint(height) and height > stable else None
+        store.commit()
+        *previous, epoch = [None, *store.epochs()]
+        validators = self._genesis.validators if epoch is None else epoch.validators
+        return Durable(
+            head=head,
+            deadline_ms=application.next_deadline_ms(),
+            change_due=application.validators() != validators,
+            outcome=outcome,
+            epoch=epoch,
+            previous=previous[-1] if previous else None,
+            view=store.view(),
+            checkpoint=checkpoint.proof if checkpoint else b"",
+            history=store.history(),
+            contents=store.contents(),
+            certified=certified,
+            votes=store.votes(),
+            transfer=store.transfer(),
+            mute=store.mute(),
+        )
 
-    def _committed(self, stored: StoredBlock) -> CommittedBlock:
-        block, name = decode_block(stored.block), self._group.block_digest(stored.block)
-        return CommittedBlock(block.height, block.time_ms, name, tuple(block.transactions), stored.certificate)
+    def _reachable(self, identities: Sequence[str]) -> list[Validator]:
+        found = [self._shell.directory(identity) for identity in dict.fromkeys(identities)]
+        return [validator for validator in found if validator is not None]
 
     # ---- turns
 
-    async def _take_turns(self) -> None:
-        while True:
-            await self._inbox.wait(TICK_SECONDS)
-            frames = await self._inbox.take(MAX_FRAMES_PER_TURN)
-            events, self._events = self._events, []
-            self._handle([*events, *(Received(peer, frame) for peer, frame in frames)])
-            elapsed_ms = (time.monotonic_ns() - self._started_ns) // 1_000_000
-            self._handle([Tick(self._now_ms(), elapsed_ms)])
-            await asyncio.sleep(0)
-
     def _opened(self, peer: str) -> None:
         self._events.append(Connected(peer))
-        self._inbox.wake()
+        self._wake()
 
-    def _handle(self, events: list[Event]) -> None:
-        """Steps through `events` and whatever follows from them, on this machine."""
-        effects: list[Effect] = []
-        for event in events:
-            effects += self._replica.step(event)
-            if any(isinstance(effect, Deliver) for effect in effects):
-                self._carry_out(effects)
-                effects = []
-        self._carry_out(effects)
+    def _wake(self) -> None:
+        """A turn follows, once what is ready now has been read."""
+        if not self._scheduled and self._loop is not None:
+            self._scheduled = True
+            self._loop.call_soon(self._turn)
 
-    def _carry_out(self, effects: list[Effect]) -> None:
-        self._make_durable(effects)
+    def _turn(self) -> None:
+        self._scheduled = False
+        if self._loop is None:
+            return
+        began = time.perf_counter()
+        if self._idle is not None:
+            self._idle.cancel()
+        for peer, frame in self._inbox.take(MAX_FRAMES_PER_TURN):
+            self._feed(Received(peer, frame))
+        while self._events:
+            self._feed(self._events.popleft())
+        self._feed(Tick(self._shell.now_ms(), self._elapsed_ms()))
+        self._finish()
+        self._metrics.turn_seconds.observe(time.perf_counter() - began)
+        if self._loop is not None:
+            self._idle = self._loop.call_later(TICK_SECONDS, self._wake)
+        if self._inbox:
+            self._wake()
+
+    def _finish(self) -> None:
+        """What the turn saved goes to disk, then what it said leaves."""
+        try:
+            self._commit()
+        except (sqlite3.Error, TallystickError) as error:
+            self._stop(error)
+            return
+        self._peers.flush()
+
+    def _commit(self) -> None:
+        began = time.perf_counter()
+        if self._store.commit():
+            self._metrics.commit_seconds.observe(time.perf_counter() - began)
+
+    def _feed(self, event: Event) -> None:
+        """Steps through `event` and whatever follows from it on this machine.
+
+        Raises:
+            Refused: only for `Submitted`.
+        """
+        if self._ended is not None and self._ended.done():
+            return
+        before = self._replica.epoch, self._replica.view
+        effects = self._replica.step(event)
+        try:
+            events = deque(self._carry_out(effects))
+            while events:
+                events.extendleft(reversed(self._carry_out(self._replica.step(events.popleft()))))
+        except (sqlite3.Error, TallystickError) as error:
+            self._stop(error)
+        if (self._replica.epoch, self._replica.view) != before:
+            self._count_view(before)
+
+    def _count_view(self, before: tuple[int, int]) -> None:
+        epoch, view = before
+        if self._replica.epoch == epoch and self._replica.view > view:
+            self._view_changes += 1
+            self._last_view_change_ms = self._shell.now_ms()
+            self._metrics.view_changes.inc()
+
+    def _stop(self, error: Exception) -> None:
+        """Nothing is voted or said from here on; `run` raises `error`."""
+        if self._ended is not None and not self._ended.done():
+            reason = error if isinstance(error, TallystickError) else HaltedError(f"the store failed: {error}")
+            self._ended.set_exception(reason)
+
+    def _elapsed_ms(self) -> int:
+        return (time.monotonic_ns() - self._started_ns) // 1_000_000
+
+    # ---- effects
+
+    def _carry_out(self, effects: Sequence[Effect]) -> list[Event]:
+        """Does what the replica asks for and returns the answers."""
         answers: list[Event] = []
-        executed = False
         for effect in effects:
             match effect:
                 case Send():
                     self._peers.send(effect.peer, effect.frame)
                 case Broadcast():
                     self._peers.broadcast(effect.frame)
+                case Persist():
+                    self._store.save(effect.record)
+                case Deliver():
+                    answers.append(self._execute(effect))
+                case Verify():
+                    answers.append(Verified(effect.digest, self._first_refusal(effect.transactions)))
                 case Examine():
                     answers.append(self._examine(effect))
                 case ReadBlocks():
                     answers.append(self._read_blocks(effect))
-                case Deliver():
-                    self._application.execute(effect.block)
-                    executed = True
-                case Persist():
-                    pass
-        if executed:
-            answers.insert(0, Executed(self._application.height, self._application.next_deadline_ms()))
-        if answers:
-            self._handle(answers)
+                case ReadChunk():
+                    answers.append(self._read_chunk(effect))
+                case StartTransfer():
+                    self._store.start_transfer(effect.proofs, effect.manifest)
+                case SaveChunk():
+                    self._store.save_chunk(effect.index, effect.data)
+                case Restore():
+                    answers.append(self._restore(effect))
+                case Regroup():
+                    self._regroup(effect.group)
+                case Accuse():
+                    self._shell.accuse(effect.culprit, effect.first, effect.second)
+                case Halt():
+                    raise HaltedError(effect.reason)
+        return answers
 
-    def _make_durable(self, effects: list[Effect]) -> None:
-        records = [effect for effect in effects if isinstance(effect, Persist | Deliver)]
-        if not records:
-            return
-        with self._store.transaction():
-            for effect in records:
-                if isinstance(effect, Persist):
-                    self._store.save_vote(effect.record)
-                else:
-                    self._store.save_block(effect.block.height, effect.encoded, effect.block.certificate)
+    def _execute(self, effect: Deliver) -> Executed:
+        """Stores the block, and only when it is on disk executes it: the application is never ahead of the store."""
+        block, application = effect.block, self._application
+        self._store.save_block(
+            StoredBlock(block.height, block.digest, block.time_ms, effect.encoded, block.certificate)
+        )
+        self._commit()
+        began = time.perf_counter()
+        application.execute(block)
+        self._metrics.execute_seconds.observe(time.perf_counter() - began)
+        self._metrics.transactions.inc(len(block.transactions))
+        self._admission.release(block.transactions)
+        validators = application.validators()
+        outcome = self._keep_outcome(block.height) if effect.checkpoint else None
+        change_due = validators != self._group.validators
+        return Executed(block.height, application.next_deadline_ms(), change_due, outcome)
+
+    def _keep_outcome(self, height: int) -> Outcome:
+        """Saves the application's state, which is that after block `height`, for those who will need it."""
+        data = self._application.snapshot()
+        manifest = manifest_of(data)
+        self._store.save_snapshot(height, manifest, data)
+        return Outcome(root_of(manifest), self._application.validators())
+
+    def _restore(self, effect: Restore) -> Restored:
+        """First the store, then the application: a crash between the two is noticed and mended at the start."""
+        snapshot = self._store.restore(effect.head, effect.epoch, effect.checkpoint, effect.history)
+        self._commit()
+        self._application.restore(snapshot)
+        return Restored(effect.head.height, self._application.next_deadline_ms())
+
+    def _regroup(self, group: Group) -> None:
+        before, self._group = self._group, group
+        if group != before:
+            self._peers.regroup(self._reachable((*before.validators, *group.validators)))
+            self._shell.regrouped(group)
+
+    def _first_refusal(self, transactions: Sequence[bytes]) -> str:
+        try:
+            for transaction in transactions:
+                self._application.check(transaction)
+        except Refused as refused:
+            return refused.code
+        return ""
 
     def _examine(self, effect: Examine) -> Examined:
         accepted, refused = [], []
@@ -199,6 +446,8 @@ class PbftEngine:
                 accepted.append(transaction)
             except Refused as reason:
                 refused.append((transaction, reason.code))
+        if effect.again:
+            self._admission.release([transaction for transaction, _ in refused])
         return Examined(tuple(accepted), tuple(refused), effect.again)
 
     def _read_blocks(self, effect: ReadBlocks) -> BlocksRead:
@@ -210,3 +459,13 @@ class PbftEngine:
                 break
             chosen.append((stored.block, stored.certificate))
         return BlocksRead(effect.peer, tuple(chosen))
+
+    def _read_chunk(self, effect: ReadChunk) -> ChunkRead:
+        manifest = self._store.snapshot_part(effect.height, MANIFEST) if effect.index == 0 else None
+        data = self._store.snapshot_part(effect.height, effect.index)
+        return ChunkRead(effect.peer, effect.height, effect.index, manifest or b"", data or b"")
+
+
+def _committed(stored: StoredBlock) -> CommittedBlock:
+    transactions = tuple(decode_block(stored.block).transactions)
+    return CommittedBlock(stored.height, stored.time_ms, stored.digest, transactions, stored.certificate)

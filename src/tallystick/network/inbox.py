@@ -4,55 +4,69 @@ A peer that sends faster than the engine works is held back by TCP, and only tha
 of their own.
 """
 
-import asyncio
 from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Final
 
 MAX_WAITING_BYTES: Final = 8 * 1024 * 1024
-"""For each peer. One frame is always admitted, whatever its size."""
+"""For each peer, above which we stop reading from it. What was read already is still taken in: one frame and a bit."""
+
+
+@dataclass
+class _Queue:
+    frames: deque[bytes] = field(default_factory=deque)
+    size: int = 0
+    resume: Callable[[], None] | None = None
+    """Lets the peer go on sending; None while it may."""
 
 
 class Inbox:
-    """Queues of frames, one for each peer."""
+    """Queues of frames, one for each peer.
 
-    def __init__(self) -> None:
-        self._queues: dict[str, deque[bytes]] = {}
-        self._sizes: dict[str, int] = {}
-        self._room = asyncio.Condition()
-        self._news = asyncio.Event()
+    Args:
+        news: called when there is something to take.
+    """
 
-    async def put(self, peer: str, frame: bytes) -> None:
-        """Queues `frame`, waiting while that peer's queue is full."""
-        queue = self._queues.setdefault(peer, deque())
-        async with self._room:
-            await self._room.wait_for(lambda: not queue or self._sizes[peer] + len(frame) <= MAX_WAITING_BYTES)
-        queue.append(frame)
-        self._sizes[peer] = self._sizes.get(peer, 0) + len(frame)
-        self._news.set()
+    def __init__(self, news: Callable[[], None]) -> None:
+        self._queues: dict[str, _Queue] = {}
+        self._news = news
 
-    def wake(self) -> None:
-        """Ends a `wait` although no frame came."""
-        self._news.set()
+    def put(self, peer: str, frame: bytes) -> bool:
+        """Queues `frame`; returns whether the peer may go on. If not, the caller stops reading and calls `hold`."""
+        queue = self._queues.setdefault(peer, _Queue())
+        queue.frames.append(frame)
+        queue.size += len(frame)
+        self._news()
+        return queue.size <= MAX_WAITING_BYTES
 
-    async def wait(self, seconds: float) -> None:
-        """Returns when there is something to do, or after `seconds`."""
-        try:
-            async with asyncio.timeout(seconds):
-                await self._news.wait()
-        except TimeoutError:
-            return
+    def hold(self, peer: str, resume: Callable[[], None]) -> None:
+        """Calls `resume` as soon as half of the peer's room is free again."""
+        self._queues[peer].resume = resume
 
-    async def take(self, limit: int) -> list[tuple[str, bytes]]:
+    def take(self, limit: int) -> list[tuple[str, bytes]]:
         """Up to `limit` frames, one of each peer in turn."""
         taken: list[tuple[str, bytes]] = []
-        while len(taken) < limit and any(self._queues.values()):
-            for peer, queue in self._queues.items():
-                if queue:
-                    frame = queue.popleft()
-                    self._sizes[peer] -= len(frame)
-                    taken.append((peer, frame))
-        if not any(self._queues.values()):
-            self._news.clear()
-        async with self._room:
-            self._room.notify_all()
+        waiting = [(peer, queue) for peer, queue in self._queues.items() if queue.frames]
+        while waiting and len(taken) < limit:
+            for peer, queue in waiting:
+                frame = queue.frames.popleft()
+                queue.size -= len(frame)
+                taken.append((peer, frame))
+                if queue.resume is not None and queue.size <= MAX_WAITING_BYTES // 2:
+                    resume, queue.resume = queue.resume, None
+                    resume()
+            waiting = [(peer, queue) for peer, queue in waiting if queue.frames]
         return taken
+
+    @property
+    def waiting(self) -> int:
+        """Bytes, of all peers."""
+        return sum(queue.size for queue in self._queues.values())
+
+    def __bool__(self) -> bool:
+        return any(queue.frames for queue in self._queues.values())
+
+    def forget(self, peer: str) -> None:
+        """Drops what came from a peer that is none any more."""
+        self._queues.pop(peer, None)

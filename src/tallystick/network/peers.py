@@ -1,38 +1,32 @@
-"""Channels between validators: framed, mutually authenticated, one for each direction of each pair.
+"""Channels between validators: mutually authenticated, one for each direction of each pair.
 
-A channel carries frames (4 bytes of length, big-endian, then that many bytes) from the side that opened it. Nothing
-here is reliable and nothing needs to be: a peer may vanish at any moment, what it missed is sent again by the state
-machine or fetched as blocks. So queues are short-lived: a full one loses its oldest frames, and those of a channel
-that broke are forgotten.
+Nothing here is reliable and nothing needs to be: a peer may vanish at any moment, what it missed is sent again by the
+state machine or fetched as blocks. So queues are short-lived: a full one loses its oldest frames, and those of a
+channel that broke are forgotten.
 """
 
 import asyncio
-import ssl
-from collections import Counter, deque
+import random
+from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 from tallystick.canon.identity import Key
-from tallystick.consensus.pbft.limits import MAX_FRAME_BYTES
+from tallystick.network.channels import Incoming, Outgoing, certificate_of
 from tallystick.network.inbox import Inbox
 from tallystick.network.tls import client_context, pinned_form, server_context
 
-LENGTH_BYTES: Final = 4
-MAX_QUEUED_BYTES: Final = 16 * 1024 * 1024
-"""Waiting to be sent to one peer."""
 HANDSHAKE_SECONDS: Final = 5.0
-STALL_SECONDS: Final = 10.0
-"""A peer that takes nothing off a channel for so long is given up, and the channel opened anew."""
 FIRST_RETRY_SECONDS: Final = 0.05
 LAST_RETRY_SECONDS: Final = 1.0
-"""Waits between attempts double from the first to the last."""
+"""Waits between attempts double from the first to the last; each is cut by up to half, at random, so that validators
+which lost one another at one moment do not come back at one moment."""
 
 
 @dataclass(frozen=True)
 class Validator:
-    """A validator as the genesis file lists it."""
+    """A validator as the ledger lists it."""
 
     identity: str
     address: str
@@ -41,182 +35,170 @@ class Validator:
     """PEM, as `make_certificate` gives it."""
 
 
-@dataclass
-class _Outgoing:
-    """What waits to be sent to one peer."""
-
-    frames: deque[bytes] = field(default_factory=deque)
-    size: int = 0
-    connected: bool = False
-    news: asyncio.Event = field(default_factory=asyncio.Event)
-
-    def add(self, frame: bytes) -> None:
-        if not self.connected:
-            return
-        self.frames.append(frame)
-        self.size += len(frame)
-        while self.size > MAX_QUEUED_BYTES:
-            self.size -= len(self.frames.popleft())
-        self.news.set()
-
-    def take(self) -> list[bytes]:
-        frames = list(self.frames)
-        self.clear()
-        return frames
-
-    def clear(self) -> None:
-        self.frames.clear()
-        self.size = 0
-        self.news.clear()
-
-
 class Peers:
     """Keeps a channel to every other validator, and accepts theirs.
 
     Args:
-        listen: `host:port` to accept on, if not the address in the list of validators.
+        listen: `host:port` to accept on.
         inbox: where incoming frames go, under the identity that the channel has proven.
         opened: called with a peer's identity when the channel to it is open.
+        jitter: draws the random part of waits.
 
     Raises:
         Refused: `bad_certificate`, if a certificate in the list is not its validator's.
     """
 
     def __init__(
-        self, key: Key, validators: Sequence[Validator], listen: str, inbox: Inbox, opened: Callable[[str], None]
+        self,
+        key: Key,
+        validators: Sequence[Validator],
+        listen: str,
+        inbox: Inbox,
+        opened: Callable[[str], None],
+        jitter: random.Random,
     ) -> None:
         self.rejections: Counter[str] = Counter()
-        """How often a channel was closed for what came over it, by reason code."""
-        self._others = {v.identity: v for v in validators if v.identity != key.identity}
-        self._pins = {pinned_form(v.identity, v.certificate): v.identity for v in self._others.values()}
-        self._outgoing = {identity: _Outgoing() for identity in self._others}
-        self._incoming: dict[str, asyncio.Task[None]] = {}
-        self._listen, self._inbox, self._opened = listen, inbox, opened
+        """How often a channel was closed, or a frame lost, by reason code."""
+        self._key, self._listen, self._inbox, self._opened, self._jitter = key, listen, inbox, opened, jitter
+        self._others: dict[str, Validator] = {}
+        self._pins: dict[bytes, str] = {}
+        self._outgoing: dict[str, Outgoing] = {}
+        self._incoming: dict[str, Incoming] = {}
+        self._dialing: dict[str, asyncio.Task[None]] = {}
+        self._running = False
         certificates = [v.certificate for v in validators]
         self._server_tls = server_context(key, certificates)
         self._client_tls = client_context(key, certificates)
+        self.regroup(validators)
 
     @property
     def connected(self) -> tuple[str, ...]:
         """Peers that what we send now will go to."""
-        return tuple(identity for identity, outgoing in self._outgoing.items() if outgoing.connected)
+        return tuple(self._outgoing)
+
+    @property
+    def queued(self) -> dict[str, int]:
+        """Bytes that wait for each peer."""
+        return {peer: channel.queued for peer, channel in self._outgoing.items()}
 
     def send(self, peer: str, frame: bytes) -> None:
-        """Queues `frame` for `peer`; forgets it if there is no channel."""
-        self._outgoing[peer].add(frame)
+        """Queues `frame` for `peer` until `flush`; forgets it if there is no channel."""
+        channel = self._outgoing.get(peer)
+        if channel is not None:
+            channel.add(frame)
 
     def broadcast(self, frame: bytes) -> None:
-        for outgoing in self._outgoing.values():
-            outgoing.add(frame)
+        for channel in list(self._outgoing.values()):
+            channel.add(frame)
+
+    def flush(self) -> None:
+        """Lets everything leave that was queued."""
+        for channel in list(self._outgoing.values()):
+            channel.flush()
+
+    def regroup(self, validators: Sequence[Validator]) -> None:
+        """Keeps channels to these validators from now on, and to no others."""
+        others = {v.identity: v for v in validators if v.identity != self._key.identity}
+        pins = {pinned_form(v.identity, v.certificate): v.identity for v in others.values()}
+        gone = [peer for peer, before in self._others.items() if others.get(peer) != before]
+        new = [peer for peer, now in others.items() if self._others.get(peer) != now]
+        self._others, self._pins = others, pins
+        for peer in gone:
+            self._leave(peer)
+        for peer in new:
+            trusted = others[peer].certificate
+            # A certificate that was trusted once stays in these; `_pins` is what decides.
+            self._server_tls.load_verify_locations(cadata=trusted)
+            self._client_tls.load_verify_locations(cadata=trusted)
+            if self._running:
+                self._dial(peer)
 
     async def run(self) -> None:
         """Works until cancelled, and then leaves no channel open."""
         host, port = split_address(self._listen)
-        server = await asyncio.start_server(
-            self._accept, host, port, ssl=self._server_tls, ssl_handshake_timeout=HANDSHAKE_SECONDS
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(
+            lambda: Incoming(self._inbox, self.rejections, self._accept, self._forget),
+            host,
+            port,
+            ssl=self._server_tls,
+            ssl_handshake_timeout=HANDSHAKE_SECONDS,
         )
+        self._running = True
         try:
-            async with asyncio.TaskGroup() as tasks:
-                for validator in self._others.values():
-                    tasks.create_task(self._keep_open(validator))
-                tasks.create_task(asyncio.Event().wait())  # a group of one has no channels but still runs
+            for peer in self._others:
+                self._dial(peer)
+            await loop.create_future()  # until cancelled
         finally:
+            self._running = False
             server.close()
-            for task in (accepted := list(self._incoming.values())):
-                task.cancel()
-            await asyncio.gather(*accepted, return_exceptions=True)
+            dialing = list(self._dialing.values())
+            for peer in list(self._others):
+                self._leave(peer)
+            await asyncio.gather(*dialing, return_exceptions=True)
 
     # ---- opening
+
+    def _dial(self, peer: str) -> None:
+        self._dialing[peer] = asyncio.get_running_loop().create_task(self._keep_open(self._others[peer]))
+
+    def _leave(self, peer: str) -> None:
+        """Ends both channels with a peer, and what was under way on them."""
+        if (dialing := self._dialing.pop(peer, None)) is not None:
+            dialing.cancel()
+        if (incoming := self._incoming.pop(peer, None)) is not None:
+            incoming.transport.abort()
+        self._inbox.forget(peer)
 
     async def _keep_open(self, validator: Validator) -> None:
         wait = FIRST_RETRY_SECONDS
         while True:
-            try:
-                reader, writer = await self._open(validator)
-            except (OSError, TimeoutError):
-                await asyncio.sleep(wait)
-                wait = min(2 * wait, LAST_RETRY_SECONDS)
-                continue
-            if self._identity_of(writer) != validator.identity:
-                self.rejections["wrong_peer"] += 1
-                await _close(writer)
-                await asyncio.sleep(LAST_RETRY_SECONDS)
-                continue
-            wait = FIRST_RETRY_SECONDS
-            await self._serve_outgoing(validator.identity, reader, writer)
-            await asyncio.sleep(wait)
+            channel = await self._open(validator)
+            if channel is not None:
+                wait = FIRST_RETRY_SECONDS
+                try:
+                    self._outgoing[validator.identity] = channel
+                    self._opened(validator.identity)
+                    await channel.lost
+                finally:
+                    del self._outgoing[validator.identity]
+                    channel.transport.abort()
+            await asyncio.sleep(wait * (1 - self._jitter.random() / 2))
+            wait = min(2 * wait, LAST_RETRY_SECONDS)
 
-    async def _open(self, validator: Validator) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    async def _open(self, validator: Validator) -> Outgoing | None:
+        """A channel to `validator`; None if it cannot be reached or is another."""
         host, port = split_address(validator.address)
-        async with asyncio.timeout(HANDSHAKE_SECONDS):
-            return await asyncio.open_connection(host, port, ssl=self._client_tls)
-
-    async def _serve_outgoing(self, peer: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        outgoing = self._outgoing[peer]
-        outgoing.connected = True
-        self._opened(peer)
-        # The other side never speaks on this channel, so a read returns when it has closed it.
-        tasks = {asyncio.ensure_future(_send_all(outgoing, writer)), asyncio.ensure_future(reader.read(1))}
         try:
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            outgoing.connected = False
-            outgoing.clear()
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            await _close(writer)
+            async with asyncio.timeout(HANDSHAKE_SECONDS):
+                transport, channel = await asyncio.get_running_loop().create_connection(
+                    lambda: Outgoing(self.rejections), host, port, ssl=self._client_tls
+                )
+        except (OSError, TimeoutError):
+            return None
+        if self._pins.get(certificate_of(transport)) == validator.identity:
+            return channel
+        self.rejections["wrong_peer"] += 1
+        transport.abort()
+        return None
 
     # ---- accepting
 
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        peer = self._identity_of(writer)
+    def _accept(self, channel: Incoming) -> str | None:
+        """The peer on the other side of a new channel, which takes the place of its older one."""
+        peer = self._pins.get(certificate_of(channel.transport))
         if peer is None:
             self.rejections["unpinned_certificate"] += 1
-            await _close(writer)
-            return
-        task = asyncio.current_task()
-        assert task is not None
+            return None
         older = self._incoming.get(peer)
         if older is not None:
-            older.cancel()  # the peer came back before we noticed that it was gone
-        self._incoming[peer] = task
-        try:
-            await self._receive(peer, reader)
-        except (asyncio.CancelledError, asyncio.IncompleteReadError, OSError):
-            pass  # a channel ends when its peer goes, another takes its place, or we stop: no task awaits this one
-        finally:
-            if self._incoming.get(peer) is task:
-                del self._incoming[peer]
-            await _close(writer)
+            older.transport.abort()  # the peer came back before we noticed that it was gone
+        self._incoming[peer] = channel
+        return peer
 
-    async def _receive(self, peer: str, reader: asyncio.StreamReader) -> None:
-        while True:
-            size = int.from_bytes(await reader.readexactly(LENGTH_BYTES))
-            if size > MAX_FRAME_BYTES:
-                self.rejections["oversized_frame"] += 1
-                return
-            await self._inbox.put(peer, await reader.readexactly(size))
-
-    def _identity_of(self, writer: asyncio.StreamWriter) -> str | None:
-        """Whose pinned certificate the other side has proven to hold."""
-        tls: ssl.SSLObject = writer.get_extra_info("ssl_object")
-        return self._pins.get(tls.getpeercert(binary_form=True) or b"")
-
-
-async def _send_all(outgoing: _Outgoing, writer: asyncio.StreamWriter) -> None:
-    while True:
-        await outgoing.news.wait()
-        for frame in outgoing.take():
-            writer.write(len(frame).to_bytes(LENGTH_BYTES) + frame)
-            async with asyncio.timeout(STALL_SECONDS):
-                await writer.drain()
-
-
-async def _close(writer: asyncio.StreamWriter) -> None:
-    writer.transport.abort()  # no farewell: a peer that does not answer would hold us up
-    with suppress(OSError):
-        await writer.wait_closed()
+    def _forget(self, channel: Incoming) -> None:
+        if channel.peer is not None and self._incoming.get(channel.peer) is channel:
+            del self._incoming[channel.peer]
 
 
 def split_address(address: str) -> tuple[str, int]:

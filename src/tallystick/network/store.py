@@ -1,167 +1,470 @@
-"""What a validator must not lose: blocks with their certificates, its own votes, and the application's state.
+"""What a validator must not lose: what it signed, where it stands, and the blocks with their certificates.
 
-One SQLite file, held by one process: two validators on one store would vote twice. A transaction here is on disk when
-it is committed (`synchronous=FULL`); grouping records in one transaction is what makes that affordable.
+One SQLite file, held by one process: two validators on one store would vote twice. Changes gather in a transaction
+that `commit` forces to disk (`synchronous=FULL`); one commit for many records is what makes that affordable.
+
+**Nothing that was lost or changed goes unnoticed.** A node that forgot a vote could give another, so this file is
+believed only if
+
+- every row carries a checksum of itself and of its table's name, checked whenever the row is read;
+- the votes are as many as the summary, rewritten by every commit, says;
+- the commits are at least as many as the file beside it, `*.turn`, says. That number is written after each commit, so
+  it never claims too much; and a log that lost its end, an older copy of it or an empty one in its place claim less.
+
+A `DamagedError` names what is wrong; `tallystick validator recover` is the way out.
 """
 
+import os
 import sqlite3
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, TypeVar
 
-from tallystick.consensus.pbft.io import Phase, VoteRecord
+import msgspec
+
+from tallystick.canon.chunks import CHUNK_BYTES, manifest_of
+from tallystick.consensus.pbft.io import (
+    CheckpointRecord,
+    ContentRecord,
+    EpochRecord,
+    Head,
+    MuteRecord,
+    Phase,
+    Record,
+    Transfer,
+    ViewRecord,
+    VoteRecord,
+)
 from tallystick.errors import TallystickError
+from tallystick.proof.durable import write_whole
 
-VERSION: Final = 1
+VERSION: Final = 2
 BUSY_SECONDS: Final = 2.0
+RETAIN_BLOCKS: Final = 100_000
+"""Blocks kept below the last stable checkpoint, for peers and for export; who needs older ones gets a snapshot."""
+WAL_PAGES: Final = 4096
+"""Pages in SQLite's log before they are moved to their place in the file: 16 MiB."""
+SEAL_BYTES: Final = 8
+"""Of a row's checksum: against accidents; who may write the file could sign in our name as well."""
+OUTSIDE: Final = {
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_LOCKED,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_READONLY,
+    sqlite3.SQLITE_PERM,
+}
+"""SQLite's codes for what is no damage of the file."""
+
+T = TypeVar("T")
 
 SCHEMA: Final = """
 CREATE TABLE origin (slot INTEGER PRIMARY KEY CHECK (slot = 0), chain TEXT NOT NULL, identity TEXT NOT NULL) STRICT;
-CREATE TABLE blocks (height INTEGER PRIMARY KEY, block BLOB NOT NULL, certificate BLOB NOT NULL) STRICT;
+CREATE TABLE summary (slot INTEGER PRIMARY KEY CHECK (slot = 0), value BLOB NOT NULL, seal BLOB NOT NULL) STRICT;
 CREATE TABLE votes (
     epoch INTEGER NOT NULL, view INTEGER NOT NULL, height INTEGER NOT NULL, phase TEXT NOT NULL,
-    digest BLOB NOT NULL, block BLOB NOT NULL,
+    digest BLOB NOT NULL, block BLOB NOT NULL, proof BLOB NOT NULL, seal BLOB NOT NULL,
     PRIMARY KEY (epoch, view, height, phase)
 ) STRICT;
-CREATE TABLE executed (
-    slot INTEGER PRIMARY KEY CHECK (slot = 0), height INTEGER NOT NULL, state BLOB NOT NULL
+CREATE TABLE latest (kind TEXT PRIMARY KEY, value BLOB NOT NULL, seal BLOB NOT NULL) STRICT;
+CREATE TABLE history (number INTEGER PRIMARY KEY, proof BLOB NOT NULL, seal BLOB NOT NULL) STRICT;
+CREATE TABLE blocks (
+    height INTEGER PRIMARY KEY, digest BLOB NOT NULL, time_ms INTEGER NOT NULL,
+    block BLOB NOT NULL, certificate BLOB NOT NULL, seal BLOB NOT NULL
 ) STRICT;
+CREATE TABLE snapshots (
+    height INTEGER NOT NULL, part INTEGER NOT NULL, data BLOB NOT NULL, seal BLOB NOT NULL,
+    PRIMARY KEY (height, part)
+) STRICT;
+CREATE TABLE contents (height INTEGER PRIMARY KEY, content BLOB NOT NULL, seal BLOB NOT NULL) STRICT;
+CREATE TABLE chunks (number INTEGER PRIMARY KEY, data BLOB NOT NULL, seal BLOB NOT NULL) STRICT;
 """
+MANIFEST: Final = -1
+"""The part of a snapshot that is the manifest of the others."""
 
 
 class StoreError(TallystickError):
     """The store cannot be used, or was asked to contradict what it holds."""
 
 
+class DamagedError(StoreError):
+    """The store is not what was written: what this validator signed is not known for sure any more."""
+
+    def __init__(self, path: Path | str, what: str) -> None:
+        super().__init__(f"{path}: {what}; not voting. Run `tallystick validator recover` on this validator's folder")
+
+
 @dataclass(frozen=True)
 class StoredBlock:
     height: int
+    digest: bytes
+    """Names this block and all before it."""
+    time_ms: int
+    """Agreed time after it."""
     block: bytes
     """Encoded, as it was agreed on."""
     certificate: bytes
 
 
+class _Summary(msgspec.Struct, array_like=True):
+    """Rewritten by every commit."""
+
+    turn: int = 0
+    """Commits so far."""
+    votes: int = 0
+    """Rows in `votes`."""
+    height: int = 0
+    digest: bytes = b""
+    time_ms: int = 0
+
+
 class Store:
-    """The durable state of one validator on one chain.
+    """The durable state of one validator on one chain. Changes are on disk after `commit`, all or none of them.
 
     Raises:
-        StoreError: the file belongs to another chain, validator, version or running process.
+        DamagedError: the file is not what was written last.
+        StoreError: it belongs to another chain, validator, version or running process.
     """
 
-    def __init__(self, path: Path | str, chain: str, identity: str) -> None:
-        self._path = str(path)
-        self._depth = 0
-        self.connection = _connect(self._path)
-        """For an application that keeps its own tables in this file; change them inside `transaction()`."""
+    def __init__(
+        self, path: Path, chain: str, identity: str, *, retain: int = RETAIN_BLOCKS, forgotten: bool = False
+    ) -> None:
+        """Opens `path`, or creates it; with `forgotten` in place of a lost one, so that it starts muted."""
+        self.path, self._retain = path, retain
+        self._mark = path.with_suffix(".turn")
+        self._dirty = False
+        self._db = _connect(path)
         try:
-            self._open(chain, identity)
-        except sqlite3.Error as error:
-            self.connection.close()
-            raise StoreError(f"{self._path}: {error}; is another process using this store?") from None
+            self._open(chain, identity, forgotten)
+            self._summary = self._load_summary()
+            self._check()
+        except sqlite3.DatabaseError as error:
+            self._db.close()
+            if error.sqlite_errorcode & 0xFF in OUTSIDE:
+                raise StoreError(f"{path}: {error}; is another process using this store, is the disk full?") from None
+            raise DamagedError(path, str(error)) from None
+        except (ValueError, msgspec.DecodeError) as error:
+            self._db.close()
+            raise DamagedError(path, str(error)) from None
         except StoreError:
-            self.connection.close()
+            self._db.close()
             raise
+        self._turns = os.open(self._mark, os.O_WRONLY)
 
     def close(self) -> None:
-        self.connection.close()
+        """Commits what has gathered, and gives the file back."""
+        self.commit()
+        os.close(self._turns)
+        self._db.close()
 
-    @contextmanager
-    def transaction(self) -> Iterator[None]:
-        """Everything inside is on disk together when the outermost of nested transactions ends, or not at all."""
-        if self._depth == 0:
-            self.connection.execute("BEGIN IMMEDIATE")
-        self._depth += 1
-        try:
-            yield
-        except BaseException:
-            self._depth -= 1
-            if self._depth == 0:
-                self.connection.execute("ROLLBACK")
-            raise
-        self._depth -= 1
-        if self._depth == 0:
-            self.connection.execute("COMMIT")
+    def commit(self) -> bool:
+        """Everything saved since the last commit is on disk when this returns. Whether there was anything."""
+        if not self._dirty:
+            return False
+        self._summary.turn += 1
+        self._save_summary()
+        self._db.execute("COMMIT")
+        self._dirty = False
+        os.pwrite(self._turns, _mark_of(self._summary.turn), 0)
+        return True
 
-    # ---- consensus
+    # ---- records
 
-    def save_vote(self, record: VoteRecord) -> None:
-        """Raises `StoreError` if a vote for the same epoch, view, height and phase is there already."""
-        row = (record.epoch, record.view, record.height, record.phase.value, record.digest, record.block)
-        try:
-            self.connection.execute("INSERT INTO votes VALUES (?, ?, ?, ?, ?, ?)", row)
-        except sqlite3.IntegrityError:
-            slot = f"{record.phase} at view {record.view}, height {record.height}"
-            raise StoreError(f"{self._path}: a vote is stored already for {slot}; voting twice is refused") from None
+    def save(self, record: Record) -> None:
+        """Raises `StoreError` for a vote that contradicts one that is there already."""
+        match record:
+            case VoteRecord():
+                self._save_vote(record)
+            case CheckpointRecord():
+                self._save_checkpoint(record)
+            case EpochRecord():
+                self._save_epoch(record)
+            case ContentRecord():
+                self._insert("contents", (record.height, record.content), replace=True)
+            case ViewRecord() | MuteRecord():
+                self._save_latest(record)
 
     def votes(self) -> tuple[VoteRecord, ...]:
-        """All votes above the last block, in the order in which they were given."""
-        rows = self.connection.execute("SELECT epoch, view, height, phase, digest, block FROM votes ORDER BY rowid")
-        return tuple(VoteRecord(e, v, h, Phase(phase), digest, block) for e, v, h, phase, digest, block in rows)
+        """All votes above the last stable checkpoint, in the order in which they were given."""
+        query = "SELECT epoch, view, height, phase, digest, block, proof, seal FROM votes ORDER BY rowid"
+        rows = [self._checked("votes", row) for row in self._db.execute(query)]
+        return tuple(VoteRecord(e, v, h, Phase(phase), *rest) for e, v, h, phase, *rest in rows)
 
-    def save_block(self, height: int, block: bytes, certificate: bytes) -> None:
-        """Appends a block and forgets the votes that it settles."""
-        last = self.last_height()
-        if height != last + 1:
-            raise StoreError(f"{self._path}: block {height} cannot follow block {last}")
-        with self.transaction():
-            self.connection.execute("INSERT INTO blocks VALUES (?, ?, ?)", (height, block, certificate))
-            self.connection.execute("DELETE FROM votes WHERE height <= ?", (height,))
+    def view(self) -> ViewRecord | None:
+        return self._latest(ViewRecord)
 
-    def last_height(self) -> int:
-        """0 if there is no block."""
-        (height,) = self.connection.execute("SELECT coalesce(max(height), 0) FROM blocks").fetchone()
-        return int(height)
+    def epochs(self) -> tuple[EpochRecord, ...]:
+        """At most two: the one before, and the present one."""
+        saved = self._latest(_Epochs)
+        return saved.last if saved else ()
 
-    def last_block(self) -> StoredBlock | None:
-        return next(iter(self.blocks(max(1, height := self.last_height()), height)), None)
+    def mute(self) -> MuteRecord | None:
+        return self._latest(MuteRecord)
+
+    def checkpoint(self) -> CheckpointRecord | None:
+        """The last stable one."""
+        return self._latest(CheckpointRecord)
+
+    def history(self) -> tuple[bytes, ...]:
+        """Proofs of the checkpoints that end the rule of a set of validators, in order."""
+        rows = self._db.execute("SELECT number, proof, seal FROM history ORDER BY number")
+        return tuple(self._checked("history", row)[1] for row in rows)
+
+    def contents(self) -> tuple[ContentRecord, ...]:
+        """Of checkpoints above the last stable one, in order."""
+        rows = self._db.execute("SELECT height, content, seal FROM contents ORDER BY height")
+        return tuple(ContentRecord(*self._checked("contents", row)) for row in rows)
+
+    # ---- blocks
+
+    def save_block(self, block: StoredBlock) -> None:
+        """Appends a block to the head."""
+        if block.height != self._summary.height + 1:
+            raise StoreError(f"{self.path}: block {block.height} cannot follow block {self._summary.height}")
+        row = (block.height, block.digest, block.time_ms, block.block, block.certificate)
+        self._insert("blocks", row)
+        self._set_head(Head(block.height, block.digest, block.time_ms))
+
+    def head(self) -> Head | None:
+        """None before the first block."""
+        now = self._summary
+        return Head(now.height, now.digest, now.time_ms) if now.height else None
+
+    def first_height(self) -> int:
+        """Of the oldest stored block; one above the head if there is none."""
+        (height,) = self._db.execute("SELECT min(height) FROM blocks").fetchone()
+        return self._summary.height + 1 if height is None else int(height)
 
     def blocks(self, first: int, last: int) -> Iterable[StoredBlock]:
-        """Blocks `first` to `last`, both included, as far as they are there."""
-        rows = self.connection.execute(
-            "SELECT height, block, certificate FROM blocks WHERE height BETWEEN ? AND ? ORDER BY height", (first, last)
-        )
-        for height, block, certificate in rows:
-            yield StoredBlock(height, block, certificate)
+        """Blocks `first` to `last`, both included, as far as they are there without a gap."""
+        query = """SELECT height, digest, time_ms, block, certificate, seal
+                   FROM blocks WHERE height BETWEEN ? AND ? ORDER BY height"""
+        for expected, row in enumerate(self._db.execute(query, (first, last)), first):
+            stored = StoredBlock(*self._checked("blocks", row))
+            if stored.height != expected:
+                return
+            yield stored
 
-    # ---- application
+    # ---- snapshots
 
-    def save_executed(self, height: int, state: bytes) -> None:
-        """Replaces the application's state by the one after block `height`."""
-        self.connection.execute("INSERT OR REPLACE INTO executed VALUES (0, ?, ?)", (height, state))
+    def save_snapshot(self, height: int, manifest: bytes, data: bytes) -> None:
+        """Keeps the application's state after block `height` until a later checkpoint is stable."""
+        parts = [data[at : at + CHUNK_BYTES] for at in range(0, len(data), CHUNK_BYTES)]
+        self._change("DELETE FROM snapshots WHERE height = ?", height)
+        for part, chunk in enumerate([manifest, *parts], MANIFEST):
+            self._insert("snapshots", (height, part, chunk))
 
-    def executed(self) -> tuple[int, bytes] | None:
-        """The last saved height and state."""
-        row: tuple[int, bytes] | None = self.connection.execute("SELECT height, state FROM executed").fetchone()
-        return row
+    def snapshot_part(self, height: int, part: int) -> bytes | None:
+        """A chunk, or with `MANIFEST` the manifest; None if there is no such snapshot or part."""
+        query = "SELECT height, part, data, seal FROM snapshots WHERE height = ? AND part = ?"
+        row = self._db.execute(query, (height, part)).fetchone()
+        return None if row is None else self._checked("snapshots", row)[2]
+
+    def snapshot(self, height: int) -> bytes | None:
+        """The whole state, if it is here."""
+        query = "SELECT height, part, data, seal FROM snapshots WHERE height = ? ORDER BY part"
+        parts = [self._checked("snapshots", row) for row in self._db.execute(query, (height,))]
+        if not parts:
+            return None
+        data = b"".join(chunk for _, _, chunk in parts[1:])
+        if manifest_of(data) != parts[0][2]:
+            raise DamagedError(self.path, f"a part of the snapshot at {height} is gone")
+        return data
+
+    # ---- a transfer under way
+
+    def start_transfer(self, proofs: tuple[bytes, ...], manifest: bytes) -> None:
+        """Forgets what an earlier transfer saved."""
+        self._change("DELETE FROM chunks")
+        self._save_latest(_Transfer(proofs, manifest))
+
+    def save_chunk(self, index: int, data: bytes) -> None:
+        self._change("DELETE FROM chunks WHERE number = ?", index)
+        self._insert("chunks", (index, data))
+
+    def transfer(self) -> Transfer | None:
+        started = self._latest(_Transfer)
+        if started is None:
+            return None
+        return Transfer(started.proofs, started.manifest, tuple(number for number, _ in self._chunks()))
+
+    def restore(self, head: Head, epoch: EpochRecord, checkpoint: CheckpointRecord, history: Sequence[bytes]) -> bytes:
+        """Makes the transferred state the one that this store continues from, and returns it.
+
+        The blocks that are here are forgotten, as there is a gap between them and the ones to come.
+        """
+        started = self._latest(_Transfer)
+        if started is None:
+            raise StoreError(f"{self.path}: a restore without a transfer")
+        data = b"".join(chunk for _, chunk in self._chunks())
+        for table in ("blocks", "chunks", "history"):
+            self._change(f"DELETE FROM {table}")  # noqa: S608  # our own names
+        self._change("DELETE FROM latest WHERE kind = ?", _Transfer.__name__)
+        self._set_head(head)
+        self._save_epoch(epoch)
+        for number, proof in enumerate(history):
+            self._insert("history", (number, proof))
+        self._save_checkpoint(checkpoint)
+        self.save_snapshot(head.height, started.manifest, data)
+        return data
+
+    # ---- rows
+
+    def _change(self, statement: str, *values: Any) -> int:
+        """Executes inside the transaction that the next `commit` ends; returns how many rows it changed."""
+        if not self._dirty:
+            self._db.execute("BEGIN IMMEDIATE")
+            self._dirty = True
+        return self._db.execute(statement, values).rowcount
+
+    def _insert(self, table: str, row: tuple[Any, ...], *, replace: bool = False) -> None:
+        places = ", ".join("?" * (len(row) + 1))
+        how = "INSERT OR REPLACE" if replace else "INSERT"
+        self._change(f"{how} INTO {table} VALUES ({places})", *row, _seal(table, row))
+
+    def _checked(self, table: str, row: tuple[Any, ...]) -> tuple[Any, ...]:
+        """A row without its seal, if that fits."""
+        *values, seal = row
+        if seal != _seal(table, values):
+            raise DamagedError(self.path, f"a row of `{table}` ({values[0]}) is not what was written")
+        return tuple(values)
+
+    def _save_vote(self, vote: VoteRecord) -> None:
+        slot = (vote.epoch, vote.view, vote.height, vote.phase.value)
+        query = "SELECT digest FROM votes WHERE epoch = ? AND view = ? AND height = ? AND phase = ?"
+        given = self._db.execute(query, slot).fetchone()
+        if given is not None and given[0] != vote.digest:
+            where = f"{vote.phase} at epoch {vote.epoch}, view {vote.view}, height {vote.height}"
+            raise StoreError(f"{self.path}: another vote is stored for {where}; voting twice is refused")
+        self._insert("votes", (*slot, vote.digest, vote.block, vote.proof), replace=True)
+        self._summary.votes += given is None
+
+    def _save_epoch(self, record: EpochRecord) -> None:
+        """Keeps it and the one before, and forgets the votes of those."""
+        before = tuple(known for known in self.epochs() if known.epoch < record.epoch)
+        self._save_latest(_Epochs((*before[-1:], record)))
+        self._summary.votes -= self._change("DELETE FROM votes WHERE epoch < ?", record.epoch)
+
+    def _save_checkpoint(self, record: CheckpointRecord) -> None:
+        """Keeps a stable checkpoint, and forgets what it covers."""
+        self._save_latest(record)
+        history = self.history()
+        if record.ends and record.proof not in history[-1:]:
+            self._insert("history", (len(history), record.proof))
+        self._summary.votes -= self._change("DELETE FROM votes WHERE height <= ?", record.height)
+        self._change("DELETE FROM snapshots WHERE height < ?", record.height)
+        self._change("DELETE FROM contents WHERE height <= ?", record.height)
+        oldest = min(record.height, self._summary.height - self._retain)
+        self._change("DELETE FROM blocks WHERE height <= ?", oldest)
+
+    def _save_latest(self, record: Any) -> None:
+        row = (type(record).__name__, msgspec.msgpack.encode(record))
+        self._insert("latest", row, replace=True)
+
+    def _latest(self, kind: type[T]) -> T | None:
+        query = "SELECT kind, value, seal FROM latest WHERE kind = ?"
+        row = self._db.execute(query, (kind.__name__,)).fetchone()
+        return None if row is None else msgspec.msgpack.decode(self._checked("latest", row)[1], type=kind)
+
+    def _chunks(self) -> list[tuple[int, bytes]]:
+        rows = self._db.execute("SELECT number, data, seal FROM chunks ORDER BY number")
+        return [(number, data) for number, data in (self._checked("chunks", row) for row in rows)]
+
+    def _set_head(self, head: Head) -> None:
+        self._summary.height, self._summary.digest, self._summary.time_ms = head.height, head.digest, head.time_ms
+
+    def _save_summary(self) -> None:
+        self._insert("summary", (0, msgspec.msgpack.encode(self._summary)), replace=True)
 
     # ---- opening
 
-    def _open(self, chain: str, identity: str) -> None:
-        execute = self.connection.execute
-        execute("PRAGMA locking_mode = EXCLUSIVE")
-        execute("PRAGMA journal_mode = WAL")
-        execute("PRAGMA synchronous = FULL")
-        with self.transaction():
-            (version,) = execute("PRAGMA user_version").fetchone()
-            if version == 0:
-                self._create(chain, identity)
-            elif version != VERSION:
-                raise StoreError(f"{self._path}: store version {version}, this program knows {VERSION}")
-        owner = execute("SELECT chain, identity FROM origin").fetchone()
+    def _open(self, chain: str, identity: str, forgotten: bool) -> None:
+        for pragma in ("locking_mode = EXCLUSIVE", "journal_mode = WAL", "synchronous = FULL"):
+            self._db.execute(f"PRAGMA {pragma}")
+        self._db.execute(f"PRAGMA wal_autocheckpoint = {WAL_PAGES}")
+        self._db.execute("BEGIN IMMEDIATE")  # takes the lock, or fails
+        (version,) = self._db.execute("PRAGMA user_version").fetchone()
+        if version == 0:
+            self._create(chain, identity, forgotten)
+        self._db.execute("COMMIT")
+        if version not in {0, VERSION}:
+            raise StoreError(f"{self.path}: store version {version}, this program knows {VERSION}")
+        owner = self._db.execute("SELECT chain, identity FROM origin").fetchone() or ("nothing", "nobody")
         if owner != (chain, identity):
             wanted = f"validator {identity[:12]} on chain {chain}"
-            raise StoreError(f"{self._path}: belongs to validator {owner[1][:12]} on chain {owner[0]}, not {wanted}")
+            raise StoreError(f"{self.path}: belongs to validator {owner[1][:12]} on chain {owner[0]}, not {wanted}")
 
-    def _create(self, chain: str, identity: str) -> None:
-        for statement in SCHEMA.split(";\n"):
-            self.connection.execute(statement)
-        self.connection.execute("INSERT INTO origin VALUES (0, ?, ?)", (chain, identity))
-        self.connection.execute(f"PRAGMA user_version = {VERSION}")
+    def _create(self, chain: str, identity: str, forgotten: bool) -> None:
+        if self._mark.exists():
+            raise DamagedError(self.path, f"is new or empty, but {self._mark.name} says that this validator has voted")
+        for statement in SCHEMA.split(";\n")[:-1]:
+            self._db.execute(statement)
+        self._db.execute("INSERT INTO origin VALUES (0, ?, ?)", (chain, identity))
+        self._db.execute(f"PRAGMA user_version = {VERSION}")
+        self._summary, self._dirty = _Summary(), True
+        if forgotten:
+            self._save_latest(MuteRecord())
+        self._save_summary()
+        self._dirty = False
+        write_whole(self._mark, _mark_of(0))
+
+    def _load_summary(self) -> _Summary:
+        row = self._db.execute("SELECT slot, value, seal FROM summary").fetchone()
+        if row is None:
+            raise DamagedError(self.path, "its summary is gone")
+        summary = msgspec.msgpack.decode(self._checked("summary", row)[1], type=_Summary)
+        turns = _turns_of(self._mark)
+        if turns is None:
+            raise DamagedError(self._mark, "missing or changed, so nobody knows whether the log beside it is whole")
+        if summary.turn < turns:
+            lost = turns - summary.turn
+            raise DamagedError(self.path, f"the last {lost} of {turns} commits are gone; a lost end, or an older copy")
+        return summary
+
+    def _check(self) -> None:
+        """Reads everything that decides what this validator may sign."""
+        if len(self.votes()) != self._summary.votes:
+            raise DamagedError(self.path, f"{len(self.votes())} votes are here, {self._summary.votes} were given")
+        checkpoint = self.checkpoint()
+        self.view(), self.epochs(), self.mute(), self.history(), self.contents(), self.transfer()
+        above = checkpoint.height if checkpoint else 0
+        count = sum(1 for _ in self.blocks(max(above + 1, self.first_height()), self._summary.height))
+        if count < self._summary.height - above:
+            raise DamagedError(self.path, f"{count} blocks above the checkpoint at {above}, the head is {self.head()}")
+        if checkpoint is not None and self.snapshot(checkpoint.height) is None:
+            raise DamagedError(self.path, f"the snapshot of the checkpoint at {checkpoint.height} is gone")
 
 
-def _connect(path: str) -> sqlite3.Connection:
+class _Transfer(msgspec.Struct, array_like=True):
+    proofs: tuple[bytes, ...]
+    manifest: bytes
+
+
+class _Epochs(msgspec.Struct, array_like=True):
+    last: tuple[EpochRecord, ...]
+
+
+def _seal(table: str, row: Sequence[Any]) -> bytes:
+    return sha256(msgspec.msgpack.encode((table, *row))).digest()[:SEAL_BYTES]
+
+
+def _mark_of(turns: int) -> bytes:
+    text = f"{turns:020d}"
+    return f"{text} {sha256(text.encode()).hexdigest()[:16]}\n".encode()
+
+
+def _turns_of(mark: Path) -> int | None:
+    try:
+        data = mark.read_bytes()
+        turns = int(data[:20])
+    except (OSError, ValueError):
+        return None
+    return turns if data == _mark_of(turns) else None
+
+
+def _connect(path: Path) -> sqlite3.Connection:
     try:
         return sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
     except sqlite3.Error as error:

@@ -20,13 +20,14 @@ import uvicorn
 
 from tallystick import __version__
 from tallystick.canon.identity import Key, load_key
+from tallystick.consensus.pbft import Group
 from tallystick.errors import Refused, TallystickError
 from tallystick.ledger.genesis import MAX_GENESIS_BYTES, Genesis, chain_id, load_genesis
 from tallystick.ledger.transactions import AnyBody, sign_transaction
 from tallystick.network.api import Api
 from tallystick.network.auditor import Auditor
 from tallystick.network.blobs import BlobStore
-from tallystick.network.engine import PbftEngine
+from tallystick.network.engine import PbftEngine, Shell
 from tallystick.network.node import Node
 from tallystick.network.peers import Validator, split_address
 from tallystick.network.store import Store
@@ -96,8 +97,9 @@ async def _serve(
     on_ready: Callable[[Status], None],
 ) -> None:
     chain = chain_id(genesis)
-    validators = [Validator(v.identity, v.address, v.certificate) for v in genesis.validators]
-    engine = PbftEngine(key, validators, chain, node, store)
+    known = {v.identity: Validator(v.identity, v.address, v.certificate) for v in genesis.validators}
+    group = Group(chain, tuple(known))
+    engine = PbftEngine(key, group, node, store, Shell(known.get), listen=known[key.identity].address)
     loop = asyncio.get_running_loop()
 
     def submit(nonce: int, body: AnyBody) -> None:
