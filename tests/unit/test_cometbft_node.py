@@ -13,8 +13,8 @@ from cometbft_app import App, Payer, agree, make_chain
 from cometbft_engine import CONSENSUS, MEMPOOL, QUERY, Chain, Comet, StoppedError, at
 from ledger_network import CLIENT, POLICY, RICH, key, make_genesis, name
 from tallystick.consensus.cometbft import messages as m
+from tallystick.consensus.cometbft.snapshots import app_hash
 from tallystick.consensus.cometbft.validators import update_of
-from tallystick.ledger.state import state_digest
 from tallystick.ledger.transactions import Deposit, OpenTask, Transfer, sign_transaction
 
 GENESIS = make_genesis()
@@ -51,7 +51,7 @@ def with_one(home: Path, scenario: Scenario, **options: int) -> None:
 
 def test_a_new_chain_begins_with_our_validators_and_state(tmp_path: Path) -> None:
     async def scenario(app: App, comet: Comet) -> None:
-        assert comet.app_hash == state_digest(app.node.state)
+        assert comet.app_hash == app_hash(app.node.snapshot())
         assert comet.validators == {bytes.fromhex(info.identity): 1 for info in GENESIS.validators}
         info = await comet.ask(QUERY, m.RequestInfo())
         assert (info.data, info.version, info.app_version) == ("tallystick", "test", 1)
@@ -120,7 +120,7 @@ def test_four_nodes_agree_on_every_state(tmp_path: Path) -> None:
                 await node.hang_up()
         assert len(set(hashes)) == 5
         assert {app.node.state.accounts[ANN].balance for app in apps} == {RICH + 8 * 7}
-        assert {state_digest(app.node.state) for app in apps} == {hashes[-1]}
+        assert {app_hash(app.node.snapshot()) for app in apps} == {hashes[-1]}
         assert {app.node.state.time_ms for app in apps} == {START + 901}
 
     play(scenario)
@@ -256,7 +256,7 @@ def test_a_kill_at_any_moment_of_a_block_loses_and_repeats_nothing(tmp_path: Pat
             await comet.start(app.path)
             await comet.hang_up()
         assert app.node.height == 9 and app.node.state.accounts[ANN].balance == RICH + 9 * 7
-        assert comet.app_hash == state_digest(app.node.state)
+        assert comet.app_hash == app_hash(app.node.snapshot())
 
     play(scenario)
 

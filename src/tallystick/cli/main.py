@@ -5,7 +5,7 @@ import sys
 import typer
 
 from tallystick import __version__
-from tallystick.cli import attacks, claims, data, demo, dispute, keys, network, proofs, selftest, tolerant, train
+from tallystick.cli import abci, attacks, claims, data, demo, dispute, keys, network, proofs, selftest, tolerant, train
 from tallystick.cli.output import fail
 from tallystick.errors import TallystickError
 
@@ -50,6 +50,7 @@ app.command()(tolerant.check_record)
 app.command()(attacks.attacks)
 app.command()(keys.keygen)
 app.command()(selftest.selftest)
+app.add_typer(abci.abci, name="abci")
 app.add_typer(data.data, name="data")
 app.add_typer(dispute.dispute, name="dispute")
 

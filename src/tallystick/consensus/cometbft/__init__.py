@@ -8,7 +8,7 @@ requests, answered in order. Read the modules in this order:
 `port`        what is needed of the ledger, and of the place where snapshots are kept
 `chain`       how CometBFT names our chains
 `validators`  identities as CometBFT's validators; changes of the set; offenders
-`snapshots`   a state in chunks that can be checked one by one
+`snapshots`   the app hash, and a state in chunks that can be checked one by one
 `adapter`     one method for each request
 `connection`  frames in, frames out
 """

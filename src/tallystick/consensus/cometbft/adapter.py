@@ -15,6 +15,7 @@ What CometBFT promises and asks, from its specification (spec/abci of v0.38), an
 from collections.abc import Callable
 from typing import Any, Final
 
+from tallystick.canon.chunks import chunk
 from tallystick.consensus.cometbft import messages as abci
 from tallystick.consensus.cometbft import snapshots
 from tallystick.consensus.cometbft.chain import APP_VERSION, comet_chain
@@ -214,7 +215,7 @@ class Adapter:
     def load_snapshot_chunk(self, request: abci.RequestLoadSnapshotChunk) -> abci.ResponseLoadSnapshotChunk:
         """Empty if it is not here any more: CometBFT tells the peer so."""
         data = self._shelf.load(request.height) if request.format == snapshots.FORMAT else None
-        return abci.ResponseLoadSnapshotChunk(snapshots.chunk_of(data or b"", request.chunk))
+        return abci.ResponseLoadSnapshotChunk(chunk(data or b"", request.chunk))
 
     def offer_snapshot(self, request: abci.RequestOfferSnapshot) -> abci.ResponseOfferSnapshot:
         verdict = snapshots.judge(request)
@@ -222,7 +223,8 @@ class Adapter:
             verdict = abci.Offer.ABORT  # CometBFT asks only a node without state; what we have is not given up
         self._restoration = None
         if verdict == abci.Offer.ACCEPT and request.snapshot:
-            self._restoration = snapshots.Restoration(request.snapshot, request.app_hash, self._ledger.restore)
+            offer = request.snapshot
+            self._restoration = snapshots.Restoration(offer.metadata, offer.chunks, self._ledger.restore)
         return abci.ResponseOfferSnapshot(verdict)
 
     def apply_snapshot_chunk(self, request: abci.RequestApplySnapshotChunk) -> abci.ResponseApplySnapshotChunk:

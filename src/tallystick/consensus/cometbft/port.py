@@ -29,7 +29,7 @@ class Outcome:
     """What executing a block gives. The same on every node, except for reasons."""
 
     digest: bytes
-    """Of the state after it."""
+    """`snapshots.app_hash` of the state after it."""
     results: tuple[Result, ...]
     """One for each transaction, in order."""
     notices: tuple[Notice, ...]
@@ -58,7 +58,7 @@ class Ledger(Protocol):
 
     @property
     def digest(self) -> bytes:
-        """Of the last committed state."""
+        """`snapshots.app_hash` of the last committed state."""
 
     def validators(self) -> tuple[str, ...]:
         """Identities of the validators in the last committed state."""
@@ -91,11 +91,11 @@ class Ledger(Protocol):
     def snapshot(self) -> bytes:
         """The last committed state, which is on disk when this returns: a restart never finds an older one."""
 
-    def restore(self, data: bytes, height: int, digest: bytes) -> None:
-        """Replaces the state by a snapshot, on disk when this returns.
+    def restore(self, data: bytes) -> None:
+        """Replaces the state by a snapshot with the agreed digest, on disk when this returns.
 
         Raises:
-            Refused: `data` is not the state of `height` whose digest is `digest`; nothing has changed.
+            Refused: this version cannot read it; nothing has changed.
         """
 
     def query(self, path: str, data: bytes) -> bytes:

@@ -1,16 +1,15 @@
-"""A state in chunks, and a state from chunks that strangers send.
+"""A state in chunks for nodes that join, and a state from chunks that strangers send.
 
-A snapshot is cut into chunks of CHUNK_BYTES. Its metadata lists the SHA-256 of each, and its hash covers height and
-list, so a wrong chunk is found when it comes, and whoever sent it is known. The list itself is only a stranger's word
-until the whole state has the digest that CometBFT's light client vouches for. Until then nothing of ours is replaced.
+The app hash of a block is the root of the state after it, cut into chunks (`canon/chunks.py`); the metadata of an offer
+is the manifest under that root. CometBFT's light client vouches for the app hash, so an offer is known to be true
+before anything is fetched, a wrong chunk is found when it comes, and whoever sent it is known.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from hashlib import sha256
 from typing import Final
 
-from tallystick.canon.hashing import DIGEST_BYTES, digest
+from tallystick.canon import chunks
 from tallystick.consensus.cometbft.messages import (
     Applied,
     Offer,
@@ -22,82 +21,65 @@ from tallystick.consensus.cometbft.messages import (
 from tallystick.errors import Refused
 
 FORMAT: Final = 1
-CHUNK_BYTES: Final = 2**20
-"""CometBFT carries up to 16 MB; a smaller one is fetched again at less cost when it is wrong."""
-MAX_CHUNKS: Final = 1024
 
 
-def describe(height: int, data: bytes) -> Snapshot:
+def app_hash(state: bytes) -> bytes:
+    """What validators agree on after each block."""
+    return chunks.root_of(chunks.manifest_of(state))
+
+
+def describe(height: int, state: bytes) -> Snapshot:
     """How a snapshot is offered to others."""
-    chunks = [data[at : at + CHUNK_BYTES] for at in range(0, len(data), CHUNK_BYTES)]
-    if not 1 <= len(chunks) <= MAX_CHUNKS:
-        raise ValueError(f"a snapshot of {len(data)} bytes cannot be offered; at most {MAX_CHUNKS * CHUNK_BYTES}")
-    metadata = b"".join(sha256(chunk).digest() for chunk in chunks)
-    return Snapshot(height, FORMAT, len(chunks), _name(height, metadata), metadata)
-
-
-def chunk_of(data: bytes, index: int) -> bytes:
-    """One chunk; empty if there is none of that number."""
-    return data[index * CHUNK_BYTES : (index + 1) * CHUNK_BYTES]
+    manifest = chunks.manifest_of(state)
+    root = chunks.root_of(manifest)
+    return Snapshot(height, FORMAT, chunks.check_manifest(manifest, root), root, manifest)
 
 
 def judge(request: RequestOfferSnapshot) -> Offer:
-    """Whether an offer can be what it says. All that can be wrong here was made up, so its senders go."""
+    """Whether an offer is of the state that was agreed on. If it is not, its senders made it up."""
     offered = request.snapshot
-    if offered is None or len(request.app_hash) != DIGEST_BYTES:
+    if offered is None:
         return Offer.REJECT
     if offered.format != FORMAT:
         return Offer.REJECT_FORMAT
-    honest = (
-        1 <= offered.chunks <= MAX_CHUNKS
-        and 1 <= offered.height < 2**63
-        and len(offered.metadata) == offered.chunks * DIGEST_BYTES
-        and offered.hash == _name(offered.height, offered.metadata)
-    )
-    return Offer.ACCEPT if honest else Offer.REJECT_SENDER
+    try:
+        count = chunks.check_manifest(offered.metadata, request.app_hash)
+    except Refused:
+        return Offer.REJECT_SENDER
+    return Offer.ACCEPT if offered.chunks == count > 0 else Offer.REJECT_SENDER
 
 
 @dataclass
 class Restoration:
-    """A snapshot that was accepted, and what has come of it so far."""
+    """A snapshot that was accepted, and the chunks that have come so far."""
 
-    snapshot: Snapshot
-    app_hash: bytes
-    restore: Callable[[bytes, int, bytes], None]
+    manifest: bytes
+    count: int
+    restore: Callable[[bytes], None]
     """`Ledger.restore`"""
-    chunks: list[bytes] = field(default_factory=list)
-    senders: set[str] = field(default_factory=set)
-    """Who sent the chunks that fitted the list."""
+    parts: list[bytes] = field(default_factory=list)
 
     @property
     def finished(self) -> bool:
-        return len(self.chunks) == self.snapshot.chunks
+        return len(self.parts) == self.count
 
     def apply(self, request: RequestApplySnapshotChunk) -> ResponseApplySnapshotChunk:
-        """Takes one chunk. CometBFT hands them over in order, and one again after asking for it again."""
-        index, expected = request.index, len(self.chunks)
-        if self.finished or index != expected:
+        """Takes one chunk. CometBFT hands them over in order, and one again after fetching it again."""
+        index, expected = request.index, len(self.parts)
+        if index != expected:
             return ResponseApplySnapshotChunk(Applied.RETRY_SNAPSHOT if index > expected else Applied.ACCEPT)
-        if sha256(request.chunk).digest() != self.snapshot.metadata[index * DIGEST_BYTES :][:DIGEST_BYTES]:
-            return ResponseApplySnapshotChunk(Applied.RETRY, (index,), _named(request.sender))
-        if len(request.chunk) > CHUNK_BYTES:  # of a list that was made to fill our memory
-            return ResponseApplySnapshotChunk(Applied.REJECT_SNAPSHOT, (), _named(request.sender, *self.senders))
-        self.chunks.append(request.chunk)
-        self.senders.add(request.sender)
+        try:
+            chunks.check_chunk(self.manifest, index, request.chunk)
+        except Refused:
+            senders = (request.sender,) if request.sender else ()
+            return ResponseApplySnapshotChunk(Applied.RETRY, (index,), senders)
+        self.parts.append(request.chunk)
         return self._finish() if self.finished else ResponseApplySnapshotChunk(Applied.ACCEPT)
 
     def _finish(self) -> ResponseApplySnapshotChunk:
-        """Whoever served chunks of a list that does not lead to the state that was agreed on, served a lie."""
+        """Nobody is to blame if this fails: the network agreed on a state that this version cannot read."""
         try:
-            self.restore(b"".join(self.chunks), self.snapshot.height, self.app_hash)
+            self.restore(b"".join(self.parts))
         except Refused:
-            return ResponseApplySnapshotChunk(Applied.REJECT_SNAPSHOT, (), _named(*self.senders))
+            return ResponseApplySnapshotChunk(Applied.REJECT_SNAPSHOT)
         return ResponseApplySnapshotChunk(Applied.ACCEPT)
-
-
-def _named(*senders: str) -> tuple[str, ...]:
-    return tuple(sorted(sender for sender in senders if sender))
-
-
-def _name(height: int, metadata: bytes) -> bytes:
-    return digest("tallystick/snapshot", FORMAT.to_bytes(4, "big"), height.to_bytes(8, "big"), metadata)

@@ -65,7 +65,7 @@ class CometEngine:
 
     async def _hand_over(self) -> None:
         """One transaction at a time, in order; one that the node did not get is sent again."""
-        async with httpx.AsyncClient(timeout=TIMEOUT_SECONDS) as client:
+        async with httpx.AsyncClient(timeout=TIMEOUT_SECONDS, trust_env=False) as client:
             while True:
                 await self._arrived.wait()
                 while self._waiting:

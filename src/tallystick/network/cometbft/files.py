@@ -5,7 +5,9 @@ A validator votes in CometBFT with the key of its identity (`consensus/cometbft/
 
 import base64
 import datetime
+import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Final
 
 import msgspec
@@ -13,11 +15,42 @@ import msgspec
 from tallystick.canon.identity import Key
 from tallystick.consensus.cometbft.chain import APP_VERSION, comet_chain
 from tallystick.consensus.cometbft.validators import POWER, address_of
+from tallystick.errors import TallystickError
+from tallystick.ledger.genesis import Genesis, chain_id
 
+GENESIS, KEY, SIGNED = "config/genesis.json", "config/priv_validator_key.json", "data/priv_validator_state.json"
+"""Relative to CometBFT's home, where it looks for them by default."""
 BLOCK_BYTES: Final = 4 * 2**20
 EVIDENCE_AGE_BLOCKS: Final = 100_000
 EVIDENCE_AGE_NS: Final = 48 * 3600 * 10**9
 EVIDENCE_BYTES: Final = 256 * 2**10
+
+
+class CometFilesError(TallystickError):
+    """CometBFT's home cannot take our files."""
+
+
+def write_home(home: Path, genesis: Genesis, key: Key | None) -> list[Path]:
+    """Makes what `cometbft init` would otherwise make up, for it to find; without a key, for a node that only follows.
+    Nothing is overwritten: a validator whose record of signed votes is replaced can vote twice.
+
+    Raises:
+        CometFilesError: one of the files is there already.
+    """
+    identities = [info.identity for info in genesis.validators]
+    contents = {GENESIS: genesis_document(chain_id(genesis), genesis.time_ms, identities)}
+    if key is not None:
+        contents |= {KEY: key_document(key), SIGNED: _pretty({"height": "0", "round": 0, "step": 0})}
+    paths = [home / name for name in contents]
+    for path in paths:
+        if path.exists():
+            raise CometFilesError(f"{path}: is there already; it is not overwritten, so name a new folder")
+    for path, data in zip(paths, contents.values(), strict=True):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+    return paths
 
 
 def genesis_document(chain: str, time_ms: int, validators: Sequence[str]) -> bytes:
