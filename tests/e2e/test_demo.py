@@ -44,7 +44,11 @@ def test_the_demo_shows_everything_it_promises(tmp_path: Path) -> None:
         ("worker-1", "commitment_does_not_open"),
     }
     assert all(c["height"] > 0 for c in summary["caught"])
-    assert summary["killed"] == ["worker-5", "validator-2"]
+    worker, backup, primary = summary["killed"]
+    assert worker == "worker-5" and len({backup, primary}) == 2 and "validator-" in backup and "validator-" in primary
+    assert 0 < summary["failover_seconds"] < 30
+    assert f"{primary}, the primary, killed with SIGKILL" in run.stdout
+    assert "is primary now: blocks go on" in run.stdout
     assert summary["conserved"] is True
     assert len(summary["heights"]) == 4
     assert len(set(summary["heights"].values())) == 1

@@ -1,4 +1,4 @@
-"""The demonstration from start to end: 4 validators, 6 workers, two cheats, two crashes, one proof.
+"""The demonstration from start to end: 4 validators, 6 workers, two cheats, three crashes, one proof.
 
 Every claim of the summary is checked here from the outside: over HTTP, from files, and by running `tallystick verify`
 and a single-machine reference in processes of their own.
@@ -9,7 +9,7 @@ import shutil
 import signal
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Any, Final
@@ -35,7 +35,8 @@ VALIDATORS: Final = 4
 WORKERS: Final = 6
 CHEATS: Final = {"worker-0": "one-ulp", "worker-1": "copier"}
 KILLED_WORKER: Final = "worker-5"
-RESTARTED_VALIDATOR: Final = "validator-2"
+BACKUP: Final = "validator-2"
+"""Killed while it is not primary; if the office has just come around to it, the one after it is taken."""
 START_SECONDS: Final = 60.0
 RUN_SECONDS: Final = 300.0
 """A guard against waiting for ever, far above what the demonstration takes."""
@@ -49,13 +50,28 @@ class DemoError(TallystickError):
     """Something that the demonstration shows did not happen."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Faults:
-    """At which steps crashes happen."""
+    """The crashes: at which steps they happen, and what has come of them."""
 
-    kill_validator: int
-    restart_validator: int
+    kill_backup: int
+    restart_backup: int
     kill_worker: int
+    kill_primary: int
+    restart_primary: int
+    done: set[str] = field(default_factory=set)
+    killed: dict[str, str] = field(default_factory=dict)
+    """Which validator was the `backup`, and which the `primary`."""
+    primary_killed_at: float | None = None
+    successor_at: int | None = None
+    """The height at which the others were when they had another primary: blocks above it are that one's."""
+    failover_seconds: float | None = None
+    """From the primary's death to the next block."""
+
+
+def _faults(steps: int) -> Faults:
+    third, tenth = steps // 3, steps // 10
+    return Faults(third, third + tenth, steps // 2, 2 * third, 2 * third + tenth)
 
 
 def run_demo(task_file: Path, out: Path, *, plain: bool) -> Summary:
@@ -93,7 +109,7 @@ def _run(network: LocalNetwork, processes: Processes, screen: Screen, task_file:
         task, prepared = offer_task(task_file, key, validators, blobs)
         board = new_board(network, prepared.offer)
         screen.phase("training on machines that nobody trusts")
-        _watch(board, network, processes, screen, validators)
+        faults = _watch(board, network, processes, screen, validators)
         screen.phase("collecting the proof; then verifying it and training again on one machine, side by side")
         finished = validators.task(task)
         collect_proof(finished, key, validators, blobs, proof, lambda step, steps: None)
@@ -105,7 +121,8 @@ def _run(network: LocalNetwork, processes: Processes, screen: Screen, task_file:
         test_accuracy=verdict.get("test_accuracy"),
         verdict=verdict["outcome"],
         caught=board.caught,
-        killed=[KILLED_WORKER, RESTARTED_VALIDATOR],
+        killed=[KILLED_WORKER, faults.killed["backup"], faults.killed["primary"]],
+        failover_seconds=faults.failover_seconds,
         standings=board.standings,
         conserved=all(money.conserved for money in monies) and len(set(map(msgspec.json.encode, monies))) == 1,
         payouts=board.payouts,
@@ -154,17 +171,17 @@ def _answers(member: Member) -> bool:
 # ---- the run itself
 
 
-def _watch(board: Board, network: LocalNetwork, processes: Processes, screen: Screen, validators: Validators) -> None:
+def _watch(board: Board, network: LocalNetwork, processes: Processes, screen: Screen, validators: Validators) -> Faults:
     """Follows the ledger's events until the task is finished, and makes the crashes happen on the way."""
-    third = board.steps // 3
-    faults = Faults(kill_validator=third, restart_validator=third + board.steps // 10, kill_worker=board.steps // 2)
-    deadline, after, done = time.monotonic() + RUN_SECONDS, 0, set[str]()
+    faults = _faults(board.steps)
+    deadline, after = time.monotonic() + RUN_SECONDS, 0
     while not board.finished:
         for entry in validators.events(after, EVENT_WAIT_MS):
             after = entry.sequence
             event: Event = msgspec.json.decode(entry.event, type=Event)
             board.see(entry.height, event)
-        _crash(board, faults, done, network, processes)
+        _crash(board, faults, network, processes, validators)
+        _see_failover(board, faults, validators)
         screen.show(board, _balances(validators, board))
         if unexpected := [name for name in processes.died() if board.standings.get(name) != "caught"]:
             raise DemoError(f"{unexpected[0]} died: {processes.log_of(unexpected[0])}")
@@ -172,24 +189,64 @@ def _watch(board: Board, network: LocalNetwork, processes: Processes, screen: Sc
             raise DemoError(f"step {board.step} of {board.steps} after {RUN_SECONDS:.0f} s; see the logs")
     if board.expired:
         raise DemoError("the task expired before it was finished")
+    return faults
 
 
-def _crash(board: Board, faults: Faults, done: set[str], network: LocalNetwork, processes: Processes) -> None:
+def _crash(board: Board, faults: Faults, network: LocalNetwork, processes: Processes, validators: Validators) -> None:
     """Each fault once, when its step has come."""
-    if board.step >= faults.kill_validator and "kill validator" not in done:
-        done.add("kill validator")
-        processes.kill(RESTARTED_VALIDATOR)
-        board.note(f"{RESTARTED_VALIDATOR} killed with SIGKILL at step {board.step}")
-    if board.step >= faults.restart_validator and "restart validator" not in done:
-        done.add("restart validator")
-        member = next(v for v in network.validators if v.name == RESTARTED_VALIDATOR)
-        _start_validator(member, network, processes)
-        board.note(f"{RESTARTED_VALIDATOR} started again at step {board.step}")
-    if board.step >= faults.kill_worker and "kill worker" not in done:
-        done.add("kill worker")
+    if _due(board, faults, "kill backup", faults.kill_backup):
+        primary = _primary(board, validators)
+        names = [member.name for member in network.validators]
+        backup = BACKUP if primary != BACKUP else names[names.index(BACKUP) - 1]
+        _kill_validator("backup", backup, board, faults, processes)
+    if _due(board, faults, "restart backup", faults.restart_backup):
+        _restart("backup", board, faults, network, processes)
+    if _due(board, faults, "kill worker", faults.kill_worker):
         processes.kill(KILLED_WORKER)
         board.standings[KILLED_WORKER] = "gone"
         board.note(f"{KILLED_WORKER} killed with SIGKILL at step {board.step}")
+    if _due(board, faults, "kill primary", faults.kill_primary):
+        _kill_validator("primary", _primary(board, validators), board, faults, processes)
+        faults.primary_killed_at = time.monotonic()
+    if faults.failover_seconds is not None and _due(board, faults, "restart primary", faults.restart_primary):
+        _restart("primary", board, faults, network, processes)
+
+
+def _due(board: Board, faults: Faults, what: str, step: int) -> bool:
+    if board.step < step or what in faults.done:
+        return False
+    faults.done.add(what)
+    return True
+
+
+def _primary(board: Board, validators: Validators) -> str:
+    return board.names[validators.status().primary]
+
+
+def _kill_validator(role: str, name: str, board: Board, faults: Faults, processes: Processes) -> None:
+    processes.kill(name)
+    faults.killed[role] = name
+    office = ", the primary," if role == "primary" else ""
+    board.note(f"{name}{office} killed with SIGKILL at step {board.step}, height {board.height}")
+
+
+def _restart(role: str, board: Board, faults: Faults, network: LocalNetwork, processes: Processes) -> None:
+    name = faults.killed[role]
+    _start_validator(next(v for v in network.validators if v.name == name), network, processes)
+    board.note(f"{name} started again at step {board.step}")
+
+
+def _see_failover(board: Board, faults: Faults, validators: Validators) -> None:
+    """The others give the primary up and go on under another: blocks after that are the proof."""
+    if faults.primary_killed_at is None or faults.failover_seconds is not None:
+        return
+    now = validators.status()
+    if faults.successor_at is None and board.names[now.primary] != faults.killed["primary"]:
+        faults.successor_at = now.height
+    elif faults.successor_at is not None and now.height > faults.successor_at:
+        faults.failover_seconds = round(time.monotonic() - faults.primary_killed_at, 2)
+        name, seconds = board.names[now.primary], faults.failover_seconds
+        board.note(f"{name} is primary now: blocks go on at height {now.height}, {seconds} s after the death")
 
 
 def _balances(validators: Validators, board: Board) -> dict[str, int]:

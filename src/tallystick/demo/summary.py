@@ -23,6 +23,9 @@ class Summary(msgspec.Struct, frozen=True):
     """Outcome of `tallystick verify` in a fresh process."""
     caught: list[Caught]
     killed: list[str]
+    """A worker, a validator that was not primary, and the primary."""
+    failover_seconds: float | None
+    """From the primary's death to the next block; None if none came."""
     standings: dict[str, str]
     conserved: bool
     """Every validator counts the same money, and none was made or lost."""
@@ -46,6 +49,8 @@ def first_failure(summary: Summary) -> str | None:
             return f"{name} cheated and was not caught for {reason}"
     if innocent := sorted(set(found) - set(EXPECTED_FAULTS)):
         return f"{innocent[0]} is honest and was slashed for {found[innocent[0]]}"
+    if summary.failover_seconds is None:
+        return f"no block came after the primary, {summary.killed[-1]}, was killed"
     if len(set(summary.heights.values())) != 1:
         return f"the validators did not end at one height: {summary.heights}"
     if not summary.conserved:
@@ -76,7 +81,8 @@ def print_summary(summary: Summary, console: Console) -> None:
     payouts.add_row("client (returned)", str(summary.returned))
     console.print(caught, payouts)
     heights = ", ".join(f"{name} {height}" for name, height in summary.heights.items())
-    console.print(f"killed            {', '.join(summary.killed)} (the validator came back)")
+    console.print(f"killed            {', '.join(summary.killed)} (the validators came back)")
+    console.print(f"primary killed    the next block came after {summary.failover_seconds} s, from another primary")
     console.print(f"heights           {heights}")
     console.print(f"money conserved   {'yes' if summary.conserved else 'NO'}")
     console.print(f"proof             {summary.proof}: tallystick verify says {summary.verdict}")
