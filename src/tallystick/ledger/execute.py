@@ -19,13 +19,17 @@ from tallystick.ledger.contributions import commit, reveal
 from tallystick.ledger.deadlines import next_deadline_ms, pass_deadlines
 from tallystick.ledger.draft import Draft
 from tallystick.ledger.events import Event, Result
+from tallystick.ledger.evidence import accuse
+from tallystick.ledger.membership import add_validator, remove_validator
+from tallystick.ledger.rotation import rotate_key
 from tallystick.ledger.rounds import move_on
 from tallystick.ledger.settlement import attest
 from tallystick.ledger.state import Account, Reply, State
 from tallystick.ledger.tasks import enroll, leave, open_task
 from tallystick.ledger.transactions import (
+    Accuse,
+    AddValidator,
     Anchor,
-    AnyBody,
     Attest,
     Audit,
     Batch,
@@ -34,8 +38,11 @@ from tallystick.ledger.transactions import (
     Enroll,
     Leave,
     OpenTask,
+    RemoveValidator,
     Reveal,
+    RotateKey,
     SignedTransaction,
+    SingleBody,
     Transfer,
     Withdraw,
     read_transaction,
@@ -125,7 +132,7 @@ def execute_batch(draft: Draft, transaction: SignedTransaction, batch: Batch) ->
     return Result(transaction.hash, transaction.sender, "items_refused", reason, tuple(code for code, _ in outcomes))
 
 
-def attempt(draft: Draft, transaction: SignedTransaction, body: AnyBody) -> tuple[str, str]:
+def attempt(draft: Draft, transaction: SignedTransaction, body: SingleBody) -> tuple[str, str]:
     """Applies one body, wholly or not at all, and returns its code and reason."""
     mark = draft.mark()
     try:
@@ -136,7 +143,7 @@ def attempt(draft: Draft, transaction: SignedTransaction, body: AnyBody) -> tupl
     return OK, ""
 
 
-def apply(draft: Draft, transaction: SignedTransaction, body: AnyBody) -> None:
+def apply(draft: Draft, transaction: SignedTransaction, body: SingleBody) -> None:
     """Finds the rule.
 
     Raises:
@@ -166,3 +173,11 @@ def apply(draft: Draft, transaction: SignedTransaction, body: AnyBody) -> None:
             attest(draft, sender, body)
         case Anchor():
             anchor(draft, sender, body)
+        case AddValidator():
+            add_validator(draft, sender, body)
+        case RemoveValidator():
+            remove_validator(draft, sender, body)
+        case RotateKey():
+            rotate_key(draft, sender, body)
+        case Accuse():
+            accuse(draft, sender, body)
