@@ -189,7 +189,8 @@ class Equivocated(msgspec.Struct, frozen=True, tag="equivocated"):
 
     validator: str
     vote: str
-    """Kind of the votes: `pre_prepare`, `prepare`, `commit` or `checkpoint`."""
+    """Kind of the votes: `pre_prepare`, `prepare`, `commit` or `checkpoint`; `by_engine` where another engine than our
+    own has proven them, which pays no finder."""
     epoch: int
     height: int
     amount: int
