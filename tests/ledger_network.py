@@ -7,15 +7,19 @@ from collections.abc import Callable, Iterable, Sequence
 from hashlib import sha256
 from typing import TypeVar
 
+from tallystick.canon import votes
 from tallystick.canon.identity import Key
 from tallystick.ledger.events import Event, Result
 from tallystick.ledger.execute import Executed, execute_block
 from tallystick.ledger.genesis import Genesis, ValidatorInfo, genesis_state
-from tallystick.ledger.state import Account, Assignment, Round, State, Task
+from tallystick.ledger.state import MAX_VALIDATORS, Account, Assignment, Round, State, Task
 from tallystick.ledger.transactions import (
+    Accuse,
+    AddValidator,
     AnyBody,
     Attest,
     Audit,
+    Change,
     Commit,
     Commitment,
     Deposit,
@@ -23,9 +27,12 @@ from tallystick.ledger.transactions import (
     Opening,
     OpenTask,
     Policy,
+    RemoveValidator,
     Reveal,
+    RotateKey,
     Verdict,
     commitment_to,
+    prove_rotation,
     sign_transaction,
 )
 
@@ -74,6 +81,10 @@ def beacon_of(height: int, time_ms: int, transactions: Sequence[bytes]) -> bytes
     return sha256(repr((height, time_ms, transactions)).encode()).digest()
 
 
+def next_key(old: Key) -> Key:
+    return Key.from_seed(sha256(old.seed).digest())
+
+
 class Network:
     def __init__(self, validators: Sequence[str] = VALIDATORS, people: Iterable[str] = (CLIENT, *WORKERS)) -> None:
         self.people = [*people, *validators]
@@ -114,13 +125,36 @@ class Network:
     def wait(self, ms: int) -> None:
         self.block(ms=ms)
 
+    def spend_key(self, who: str) -> RotateKey:
+        """What `who`, a validator, sends to take its next key; `turn_key` is for when that has been executed."""
+        new = next_key(self.keys[who])
+        proof = prove_rotation(new, self.state.chain, self.keys[who].identity)
+        return RotateKey(new.identity, f"certificate of {who}", proof)
+
+    def turn_key(self, who: str) -> None:
+        self.keys[who] = next_key(self.keys[who])
+        self.names[self.keys[who].identity] = who
+
+    def conflict(self, who: str, height: int = 7) -> Accuse:
+        """The evidence that `who` has signed two commits for one height."""
+        pair = [votes.Commit(0, 0, height, sha256(word).digest()) for word in (b"this", b"that")]
+        first, second = (votes.seal_vote(self.keys[who], self.state.chain, vote) for vote in pair)
+        return Accuse(first, second)
+
+    def newcomer(self, who: str, stake: int = VALIDATOR_STAKE) -> AddValidator:
+        return AddValidator(self.keys[who].identity, f"{who}.example:7000", "", f"certificate of {who}", stake)
+
+    def endorse(self, change: Change, *validators: str) -> None:
+        for who in validators:
+            self.act(who, change)
+
     # looking
 
     def who(self, identity: str | None) -> str | None:
         return None if identity is None else self.names[identity]
 
     def account(self, who: str) -> Account:
-        return self.state.accounts.get(key(who).identity, Account())
+        return self.state.accounts.get(self.keys.get(who, key(who)).identity, Account())
 
     def the_task(self) -> Task:
         return self.state.tasks[self.task]
@@ -147,8 +181,11 @@ class Network:
 
     # the parts people play
 
+    def offer(self, steps: int = 1, micro_batches: int = 4, reward: int = 1000, policy: Policy = POLICY) -> OpenTask:
+        return OpenTask(name("spec"), name("initial"), steps, micro_batches, reward, policy)
+
     def open_task(self, *, steps: int = 1, micro_batches: int = 4, reward: int = 1000, policy: Policy = POLICY) -> None:
-        raw = self.sign(CLIENT, OpenTask(name("spec"), name("initial"), steps, micro_batches, reward, policy))
+        raw = self.sign(CLIENT, self.offer(steps, micro_batches, reward, policy))
         (result,) = self.block(raw).results
         assert result.code == "ok", result
         self.task = result.hash
@@ -236,8 +273,12 @@ def check_invariants(state: State) -> None:
     """What must hold in every state that the rules can reach."""
     assert total(state) == state.minted, "money is conserved"
     bonds = dict.fromkeys(state.accounts, 0)
+    assert 1 <= len({validator.identity for validator in state.validators}) == len(state.validators) <= MAX_VALIDATORS
     for validator in state.validators:
         bonds[validator.identity] += validator.bond
+    for past in state.retired:
+        bonds[past.identity] += past.bond
+    check_membership(state)
     for task in state.tasks.values():
         for identity, worker in task.workers.items():
             bonds[identity] += worker.bond
@@ -247,6 +288,22 @@ def check_invariants(state: State) -> None:
         assert account.locked == bonds[identity] <= account.stake, "a stake backs one thing at a time"
     for task in state.tasks.values():
         check_task(state, task)
+
+
+def check_membership(state: State) -> None:
+    identities = {validator.identity for validator in state.validators}
+    assert len(state.validators) == 1 or not identities & set(state.culprits), "a culprit has no office"
+    assert not identities & {rotation.old for rotation in state.rotations}, "an old key has no office"
+    for proposal in state.proposals:
+        assert proposal.endorsers and set(proposal.endorsers) <= identities
+        assert len(set(proposal.endorsers)) == len(proposal.endorsers)
+        assert (proposal.change.identity in identities) == isinstance(proposal.change, RemoveValidator)
+    for task in state.tasks.values():
+        entries = task.round.assignments if task.round else ()
+        voters = [[vote.validator for vote in entry.verdicts] for entry in entries]
+        voters += [[a.validator for a in task.round.attestations]] if task.round else []
+        for voices in voters:
+            assert set(voices) <= identities and len(set(voices)) == len(voices), "one validator, one voice"
 
 
 def check_task(state: State, task: Task) -> None:

@@ -14,7 +14,7 @@ from tallystick.errors import Refused
 from tallystick.ledger.execute import execute_block
 from tallystick.ledger.genesis import dump_genesis, load_genesis
 from tallystick.ledger.state import Account, State, dump_state, load_state, state_digest
-from tallystick.ledger.transactions import open_transaction, read_transaction
+from tallystick.ledger.transactions import Deposit, RemoveValidator, open_transaction, read_transaction
 
 
 @cache
@@ -36,7 +36,17 @@ def busy_state() -> State:
     net.audit("v0", "v1")
     net.attest("v3")
     assert first in net.state.tasks
-    return net.state
+    for who in ("ann", "bob"):
+        net.act(who, Deposit(1_000))
+    net.endorse(net.newcomer("bob"), "v0", "v1", "v2")
+    net.endorse(RemoveValidator(key("v2").identity), "v0", "v1", "v2", "bob")
+    net.act("v0", net.spend_key("v0"))
+    net.turn_key("v0")
+    net.endorse(net.newcomer("ann", stake=1), "v0")
+    net.act("eve", net.conflict("v3"))
+    state = net.state
+    assert state.proposals and state.retired and state.rotations and state.culprits
+    return state
 
 
 def refused_or_same(data: bytes) -> None:

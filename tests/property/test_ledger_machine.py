@@ -12,18 +12,22 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from msgspec.structs import replace
 
 from ledger_network import CLIENT, POLICY, VALIDATORS, WORKERS, Network, beacon_of, check_invariants, key, name, truth
-from tallystick.ledger.events import Result, Slashed
+from tallystick.ledger.events import Equivocated, Result, Slashed
 from tallystick.ledger.execute import execute_block, next_deadline_ms
+from tallystick.ledger.membership import UNBONDING_MS
 from tallystick.ledger.state import NO_REPLY, State, dump_state, load_state, state_digest
 from tallystick.ledger.transactions import (
     UNAVAILABLE,
+    Accuse,
     Anchor,
     AnyBody,
+    Batch,
     Deposit,
     Enroll,
     Leave,
     OpenTask,
     Policy,
+    RemoveValidator,
     Transfer,
     Withdraw,
 )
@@ -84,7 +88,7 @@ class Life(RuleBasedStateMachine):
         assert dump_state(before) == dumped, "a state never changes"
         self.check_repeat(load_state(dumped), executed.state, transactions)
         for result in executed.results:
-            if result.code != "ok":
+            if result.code not in ("ok", "items_refused"):
                 self.check_refused(before, executed.state)
         return executed.results
 
@@ -102,8 +106,8 @@ class Life(RuleBasedStateMachine):
         due = next_deadline_ms(before)
         if due is not None and due <= after.time_ms:
             return
-        kept = (before.tasks, before.validators, before.burned, before.anchors)
-        assert kept == (after.tasks, after.validators, after.burned, after.anchors)
+        expected = replace(before, height=after.height, time_ms=after.time_ms, accounts=after.accounts)
+        assert after == expected
         for identity, account in after.accounts.items():
             assert replace(account, last=NO_REPLY) == replace(before.accounts[identity], last=NO_REPLY)
 
@@ -131,6 +135,44 @@ class Life(RuleBasedStateMachine):
         result = self.send(who, Anchor(name(what)))
         assert (result.code == "already_anchored") == (first is not None)
         assert first is None or self.net.state.anchors[name(what)] == first
+
+    @rule(data=st.data(), who=anybody, items=st.lists(st.tuples(anybody, amounts), min_size=1, max_size=4))
+    def batch(self, data: st.DataObject, who: str, items: list[tuple[str, int]]) -> None:
+        kinds = (lambda to, n: Transfer(key(to).identity, n), lambda to, n: Deposit(n), lambda to, n: Withdraw(n))
+        self.send(who, Batch([data.draw(st.sampled_from(kinds))(to, amount) for to, amount in items]))
+
+    # validators come, go, change keys and are accused
+
+    @rule(data=st.data(), who=validators)
+    def endorse(self, data: st.DataObject, who: str) -> None:
+        """Whoever comes is honest where anybody is, and only a faulty one is sent away: honest validators see to it."""
+        comes = st.sampled_from([self.net.newcomer(new, 400) for new in (CLIENT, "ann", "bob")])
+        goes = st.sampled_from(sorted(self.faulty & set(VALIDATORS)))
+        leaves = goes.map(lambda faulty: RemoveValidator(self.net.keys[faulty].identity))
+        self.send(who, data.draw(comes | leaves))
+
+    @rule(change=st.sampled_from([(CLIENT, 400), ("bob", 400), ("v3", 0)]))
+    def all_endorse(self, change: tuple[str, int]) -> None:
+        """As `endorse`, by everybody, so that something comes of it."""
+        who, stake = change
+        body = self.net.newcomer(who, stake) if stake else RemoveValidator(self.net.keys[who].identity)
+        self.send(who, Deposit(stake))
+        for validator in VALIDATORS:
+            self.send(validator, body)
+
+    @rule(who=validators)
+    def rotate(self, who: str) -> None:
+        if self.send(who, self.net.spend_key(who)).code == "ok":
+            self.net.turn_key(who)
+
+    @rule(data=st.data(), who=anybody, height=st.integers(1, 3))
+    def accuse(self, data: st.DataObject, who: str, height: int) -> None:
+        """Only the faulty have signed two things; against others there is nothing but what they signed once."""
+        accused = data.draw(validators)
+        evidence = self.net.conflict(accused, height)
+        if accused not in self.faulty:
+            evidence = Accuse(evidence.first, self.net.conflict(accused, height + 1).second)
+        self.send(who, evidence)
 
     @rule(noise=st.binary(max_size=200))
     def noise(self, noise: bytes) -> None:
@@ -242,13 +284,18 @@ class Life(RuleBasedStateMachine):
     def only_the_faulty_are_slashed(self) -> None:
         for slashed in self.net.seen(Slashed):
             assert self.net.who(slashed.party) in self.faulty, slashed
+        for caught in self.net.seen(Equivocated):
+            assert self.net.who(caught.validator) in self.faulty, caught
 
     def teardown(self) -> None:
         for _ in range(50):
             if (due := next_deadline_ms(self.net.state)) is None:
                 break
             self.block(ms=max(due - self.net.state.time_ms, 0))
-        assert not self.net.state.open_tasks, "time alone ends every task"
+        self.block(ms=UNBONDING_MS)
+        state = self.net.state
+        assert not state.open_tasks, "time alone ends every task"
+        assert not (state.proposals or state.retired or state.rotations), "and everything that waits"
         check_invariants(self.net.state)
 
 

@@ -7,14 +7,13 @@ from ledger_network import RICH, VALIDATOR_STAKE, check_invariants, key, make_ge
 from tallystick.errors import Refused
 from tallystick.ledger.genesis import (
     MAX_GENESIS_BYTES,
-    MAX_VALIDATORS,
     Genesis,
     chain_id,
     dump_genesis,
     genesis_state,
     load_genesis,
 )
-from tallystick.ledger.state import Account
+from tallystick.ledger.state import MAX_VALIDATORS, Account
 from tallystick.ledger.transactions import MAX_AMOUNT
 
 

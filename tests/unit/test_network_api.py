@@ -11,7 +11,7 @@ import pytest
 from ledger_network import CLIENT, RICH, beacon_of, key, make_genesis
 from tallystick.canon.hashing import blob_name
 from tallystick.consensus.port import CommittedBlock
-from tallystick.ledger.transactions import AnyBody, Batch, Transfer, sign_transaction
+from tallystick.ledger.transactions import AddValidator, AnyBody, Batch, Deposit, Transfer, sign_transaction
 from tallystick.network import views
 from tallystick.network.api import MAX_BULK, MAX_BULK_BYTES, Api
 from tallystick.network.node import Node
@@ -159,5 +159,18 @@ def test_a_bulk_request_is_bounded_in_number_bytes_and_form(face: Face) -> None:
         more = msgspec.msgpack.encode([b""] * (MAX_BULK + 1))
         for bad, status in ((more, 400), (bytes(MAX_BULK_BYTES + 1), 413), (b"\x91\x01", 400), (b"", 400)):
             assert (await face.http.post("/v1/transactions/bulk", content=bad)).status_code == status
+
+    run(story())
+
+
+def test_the_validators_and_what_waits_for_endorsement_are_shown(face: Face) -> None:
+    async def story() -> None:
+        change = AddValidator(key("ann").identity, "ann:7000", "", "PEM", 100)
+        await face.bulk(face.sign(1, Deposit(100), "ann"), face.sign(1, change, "v0"))
+        reply = await face.http.get("/v1/validators")
+        shown = msgspec.json.decode(reply.content, type=views.Validators)
+        assert [v.identity for v in shown.validators] == [key(f"v{i}").identity for i in range(4)]
+        assert [v.address for v in shown.validators] == [f"v{i}.example:7000" for i in range(4)]
+        assert shown.proposals == [views.ProposalView(change, (key("v0").identity,), 3)]
 
     run(story())

@@ -63,16 +63,24 @@ def awaits(entry: Assignment, verdict: Verdict) -> bool:
 
 
 def judge(draft: Draft, task: str, sender: str, verdict: Verdict) -> None:
-    """Counts one verdict, and acts when it is the one that decides."""
+    """Counts one verdict, and acts if it is the one that decides."""
     round_ = current_round(draft, task)
     entry = round_.assignments[verdict.micro_batch]
     if not awaits(entry, verdict):
         return
     entry = replace(entry, verdicts=(*entry.verdicts, Vote(sender, verdict.root)))
     put_round(draft, task, with_assignments(round_, {verdict.micro_batch: entry}))
-    voices = sum(vote.root == verdict.root for vote in entry.verdicts)
-    if voices <= faults(len(draft.state.validators)):
-        return
+    if is_decided(draft, entry, verdict.root):
+        decide(draft, task, entry, verdict)
+
+
+def is_decided(draft: Draft, entry: Assignment, root: str) -> bool:
+    """Whether one who gave `root` is honest, if consensus still holds."""
+    voices = sum(vote.root == root for vote in entry.verdicts)
+    return voices > faults(len(draft.state.validators))
+
+
+def decide(draft: Draft, task: str, entry: Assignment, verdict: Verdict) -> None:
     if verdict.root == UNAVAILABLE:
         decide_unavailable(draft, task, verdict)
     else:

@@ -3,6 +3,7 @@
 from tallystick.ledger.draft import Draft
 from tallystick.ledger.events import Missed
 from tallystick.ledger.faults import suspend, unfinished
+from tallystick.ledger.membership import forget_the_past
 from tallystick.ledger.rounds import by_worker, current_round, take_away
 from tallystick.ledger.state import Phase, State
 from tallystick.ledger.tasks import expire
@@ -17,6 +18,7 @@ def next_deadline_ms(state: State) -> int | None:
 
 def pass_deadlines(draft: Draft) -> None:
     """Done before a block's transactions, so that none of them finds an assignment that is overdue."""
+    forget_the_past(draft)
     for task in draft.state.open_tasks:
         entry = draft.task(task)
         if entry.expires_ms <= draft.now_ms:

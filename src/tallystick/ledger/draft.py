@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from msgspec.structs import replace
 
 from tallystick.ledger.events import Event
-from tallystick.ledger.state import EMPTY, Account, Reply, State, Task, Validator, Worker
+from tallystick.ledger.state import EMPTY, Account, Reply, State, Task, Worker
 
 Mark = tuple[State, int, int]
 """The state, and how many events and changes of accounts there were."""
@@ -127,10 +127,8 @@ class Draft:
     def seize_from_validator(self, identity: str, limit: int) -> int:
         """Takes up to `limit` out of a validator's bond and stake, and returns how much that was."""
         amount = min(limit, next(v.bond for v in self.state.validators if v.identity == identity))
-        validators = tuple(
-            Validator(v.identity, v.bond - amount) if v.identity == identity else v for v in self.state.validators
-        )
-        self.state = replace(self.state, validators=validators)
+        validators = [replace(v, bond=v.bond - amount) if v.identity == identity else v for v in self.state.validators]
+        self.state = replace(self.state, validators=tuple(validators))
         self.change(identity, stake=-amount, locked=-amount)
         return amount
 

@@ -150,6 +150,55 @@ class AnchorSet(msgspec.Struct, frozen=True, tag="anchor_set"):
     identity: str
 
 
+class Endorsed(msgspec.Struct, frozen=True, tag="endorsed"):
+    """A validator wants a change of the validators."""
+
+    change: str
+    """`add_validator` or `remove_validator`."""
+    subject: str
+    endorser: str
+    voices: int
+    needed: int
+    """A quorum of the validators there are now."""
+
+
+class ValidatorAdded(msgspec.Struct, frozen=True, tag="validator_added"):
+    validator: str
+    bond: int
+
+
+class ValidatorRemoved(msgspec.Struct, frozen=True, tag="validator_removed"):
+    validator: str
+    bond: int
+    """Which it answers with until `until_ms`."""
+    until_ms: int
+
+
+class BondFreed(msgspec.Struct, frozen=True, tag="bond_freed"):
+    validator: str
+    amount: int
+
+
+class KeyRotated(msgspec.Struct, frozen=True, tag="key_rotated"):
+    old: str
+    new: str
+
+
+class Equivocated(msgspec.Struct, frozen=True, tag="equivocated"):
+    """A validator was shown to have signed two votes that exclude each other, and lost its bond and its office."""
+
+    validator: str
+    vote: str
+    """Kind of the votes: `pre_prepare`, `prepare`, `commit` or `checkpoint`; `by_engine` where another engine than our
+    own has proven them, which pays no finder."""
+    epoch: int
+    height: int
+    amount: int
+    finder: str
+    burned: int
+    """What is left of `amount` after the finder's share."""
+
+
 Event = (
     TaskOpened
     | Enrolled
@@ -168,4 +217,10 @@ Event = (
     | TaskDone
     | TaskExpired
     | AnchorSet
+    | Endorsed
+    | ValidatorAdded
+    | ValidatorRemoved
+    | BondFreed
+    | KeyRotated
+    | Equivocated
 )

@@ -19,13 +19,17 @@ from tallystick.ledger.contributions import commit, reveal
 from tallystick.ledger.deadlines import next_deadline_ms, pass_deadlines
 from tallystick.ledger.draft import Draft
 from tallystick.ledger.events import Event, Result
+from tallystick.ledger.evidence import accuse, convict
+from tallystick.ledger.membership import add_validator, remove_validator
+from tallystick.ledger.rotation import rotate_key
 from tallystick.ledger.rounds import move_on
 from tallystick.ledger.settlement import attest
 from tallystick.ledger.state import Account, Reply, State
 from tallystick.ledger.tasks import enroll, leave, open_task
 from tallystick.ledger.transactions import (
+    Accuse,
+    AddValidator,
     Anchor,
-    AnyBody,
     Attest,
     Audit,
     Batch,
@@ -34,8 +38,11 @@ from tallystick.ledger.transactions import (
     Enroll,
     Leave,
     OpenTask,
+    RemoveValidator,
     Reveal,
+    RotateKey,
     SignedTransaction,
+    SingleBody,
     Transfer,
     Withdraw,
     read_transaction,
@@ -62,6 +69,7 @@ def execute_block(
     beacon: bytes,
     transactions: Sequence[bytes],
     read: Callable[[bytes], SignedTransaction] = read_transaction,
+    offenses: Sequence[tuple[str, int]] = (),
 ) -> Executed:
     """Executes one committed block. Signatures are not checked here: validators check them before they vote.
 
@@ -71,11 +79,13 @@ def execute_block(
         transactions: as they were signed. Those that the rules refuse have a result and, if they are new, use up
             their nonce; they change nothing else.
         read: `read_transaction`, or something that remembers what it would return.
+        offenses: by whom, and at which height, the engine has proven that two votes were given.
     """
     if height != state.height + 1 or time_ms < state.time_ms:
         raise ValueError(f"block {height} at {time_ms} ms cannot follow block {state.height} at {state.time_ms} ms")
     draft = Draft(replace(state, height=height, time_ms=time_ms), beacon)
     pass_deadlines(draft)
+    convict(draft, offenses)
     results = [execute_transaction(draft, raw, read) for raw in transactions]
     for task in draft.state.open_tasks:
         if draft.task(task) is not state.tasks.get(task):  # nothing moves on by itself where nothing happened
@@ -125,7 +135,7 @@ def execute_batch(draft: Draft, transaction: SignedTransaction, batch: Batch) ->
     return Result(transaction.hash, transaction.sender, "items_refused", reason, tuple(code for code, _ in outcomes))
 
 
-def attempt(draft: Draft, transaction: SignedTransaction, body: AnyBody) -> tuple[str, str]:
+def attempt(draft: Draft, transaction: SignedTransaction, body: SingleBody) -> tuple[str, str]:
     """Applies one body, wholly or not at all, and returns its code and reason."""
     mark = draft.mark()
     try:
@@ -136,7 +146,7 @@ def attempt(draft: Draft, transaction: SignedTransaction, body: AnyBody) -> tupl
     return OK, ""
 
 
-def apply(draft: Draft, transaction: SignedTransaction, body: AnyBody) -> None:
+def apply(draft: Draft, transaction: SignedTransaction, body: SingleBody) -> None:
     """Finds the rule.
 
     Raises:
@@ -166,3 +176,11 @@ def apply(draft: Draft, transaction: SignedTransaction, body: AnyBody) -> None:
             attest(draft, sender, body)
         case Anchor():
             anchor(draft, sender, body)
+        case AddValidator():
+            add_validator(draft, sender, body)
+        case RemoveValidator():
+            remove_validator(draft, sender, body)
+        case RotateKey():
+            rotate_key(draft, sender, body)
+        case Accuse():
+            accuse(draft, sender, body)

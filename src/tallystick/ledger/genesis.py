@@ -14,26 +14,21 @@ from tallystick.canon.encoding import from_json, to_json
 from tallystick.canon.hashing import digest
 from tallystick.canon.identity import parse_identity
 from tallystick.errors import Refused
-from tallystick.ledger.state import Account, State, Validator
-from tallystick.ledger.transactions import MAX_AMOUNT, Amount
+from tallystick.ledger.state import MAX_VALIDATORS, Account, State, Validator
+from tallystick.ledger.transactions import MAX_AMOUNT, Address, Amount, Certificate, Stake, Url
 
 MAX_GENESIS_BYTES: Final = 4 * 2**20
-MAX_VALIDATORS: Final = 64
 CHAIN_HASH_CHARACTERS: Final = 32
 """128 bits: nobody can make another document with the chain id of a given one."""
 
 ChainName = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9-]+\Z", min_length=1, max_length=32)]
-Stake = Annotated[int, msgspec.Meta(ge=1, le=MAX_AMOUNT)]
 
 
 class ValidatorInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     identity: str
-    address: Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
-    """`host:port` where the other validators reach it."""
-    url: Annotated[str, msgspec.Meta(max_length=1024)]
-    """Where workers and clients reach it over HTTP; empty if nowhere."""
-    certificate: Annotated[str, msgspec.Meta(max_length=16 * 1024)]
-    """Its TLS certificate, PEM."""
+    address: Address
+    url: Url
+    certificate: Certificate
     stake: Stake
     """Bonded for as long as it holds the office."""
 
@@ -101,7 +96,10 @@ def genesis_state(genesis: Genesis) -> State:
         accounts=Map(accounts),
         tasks=Map(),
         open_tasks=(),
-        validators=tuple(Validator(info.identity, info.stake) for info in genesis.validators),
+        validators=tuple(
+            Validator(info.identity, info.stake, info.address, info.url, info.certificate)
+            for info in genesis.validators
+        ),
         minted=minted(genesis),
         burned=0,
     )

@@ -29,9 +29,14 @@ def attest(draft: Draft, sender: str, body: Attest) -> None:
     own = Attestation(sender, body.root, body.total, body.loss)
     round_ = replace(round_, attestations=(*round_.attestations, own))
     put_round(draft, task.id, round_)
+    finish_if_agreed(draft, task.id, round_, own)
+
+
+def finish_if_agreed(draft: Draft, task: str, round_: Round, own: Attestation) -> None:
+    """Makes the step final if a quorum of the validators there are now attested what `own` says."""
     agreeing = [other.validator for other in round_.attestations if other.result == own.result]
     if len(agreeing) >= quorum(len(draft.state.validators)):
-        finish_step(draft, task.id, round_, own, agreeing)
+        finish_step(draft, task, round_, own, agreeing)
 
 
 def finish_step(draft: Draft, task: str, round_: Round, agreed: Attestation, agreeing: Sequence[str]) -> None:

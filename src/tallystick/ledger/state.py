@@ -7,7 +7,8 @@ pairs sorted by key, so that equal states have equal bytes and one digest, whate
 Invariants, kept by every rule and tested as properties:
 
 - sum(balance) + sum(stake) + sum(escrow) + burned == minted;
-- for each account, `locked` is its validator bond plus its bonds in tasks, and never more than `stake`.
+- for each account, `locked` is its bonds as a validator, also of the past, plus its bonds in tasks, and never more
+  than `stake`.
 """
 
 import types
@@ -19,10 +20,12 @@ from immutables import Map
 
 from tallystick.canon.hashing import digest
 from tallystick.errors import Refused
-from tallystick.ledger.transactions import Amount, Policy
+from tallystick.ledger.transactions import Amount, Change, Policy
 
 MAX_STATE_BYTES: Final = 2**30
 """Largest snapshot that is read."""
+MAX_VALIDATORS: Final = 31
+"""Every vote goes to everyone, so messages grow with the square."""
 
 Phase = Literal["unassigned", "assigned", "committed", "revealed", "accepted"]
 Standing = Literal["active", "suspended", "leaving", "ejected"]
@@ -65,7 +68,34 @@ EMPTY: Final = Account()
 class Validator(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_like=True):
     identity: str
     bond: Amount
-    """What is left of the stake that it answers with for its verdicts."""
+    """What is left of the stake that it answers with for its votes and verdicts."""
+    address: str
+    url: str
+    certificate: str
+
+
+class Proposal(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_like=True):
+    """A change of the validators that some of them want."""
+
+    change: Change
+    endorsers: tuple[str, ...]
+    opened_ms: int
+
+
+class Retired(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_like=True):
+    """The bond of a validator that has left: it still answers with it for what it signed before."""
+
+    identity: str
+    bond: Amount
+    until_ms: int
+
+
+class Rotation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_like=True):
+    """Whose key `old` was, for as long as it answers for what it signed with it."""
+
+    old: str
+    new: str
+    until_ms: int
 
 
 class Worker(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_like=True):
@@ -197,6 +227,11 @@ class State(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_like=
     """By the digest that was anchored."""
     events: int = 0
     """How many events there were so far, so that each has the same number wherever it is stored."""
+    proposals: tuple[Proposal, ...] = ()
+    retired: tuple[Retired, ...] = ()
+    rotations: tuple[Rotation, ...] = ()
+    culprits: tuple[str, ...] = ()
+    """Identities that were slashed for conflicting votes: never again validators."""
 
     def is_validator(self, identity: str) -> bool:
         return any(validator.identity == identity for validator in self.validators)
@@ -223,7 +258,7 @@ def dump_state(state: State) -> bytes:
 
 
 def load_state(data: bytes) -> State:
-    """Reads a snapshot. Its form is checked here; whether it is *the* state is for the caller, by `state_digest`.
+    """Reads a snapshot. Its form is checked here; whether it is *the* state is for the caller.
 
     Raises:
         Refused: `too_large`, `malformed` or `not_canonical`.

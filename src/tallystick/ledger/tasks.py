@@ -14,7 +14,7 @@ from tallystick.ledger.state import Task, Worker
 from tallystick.ledger.transactions import Enroll, Leave, OpenTask, Policy
 
 MAX_STEPS: Final = 100_000
-"""A finished step leaves about 200 bytes in the state for good, and the whole state is hashed in every block."""
+"""A finished step leaves about 200 bytes in the state for good, and the whole state is hashed at every checkpoint."""
 MAX_OPEN_TASKS: Final = 256
 """Every block looks at each open task's deadlines."""
 MAX_WORKERS: Final = 4096

@@ -11,8 +11,9 @@ import msgspec
 
 from tallystick.canon.encoding import from_bytes, to_bytes
 from tallystick.canon.hashing import blob_name, digest
-from tallystick.canon.identity import Key
+from tallystick.canon.identity import SIGNATURE_BYTES, Key, verifies
 from tallystick.canon.sealed import Opened, open_sealed, read_sealed, seal
+from tallystick.canon.votes import MAX_VOTE_BYTES
 
 MAX_TRANSACTION_BYTES: Final = 64 * 1024
 MAX_AMOUNT: Final = 2**62
@@ -22,6 +23,15 @@ Name = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
 Index = Annotated[int, msgspec.Meta(ge=0, lt=2**20)]
 Millis = Annotated[int, msgspec.Meta(ge=1, le=2**40)]
 Permille = Annotated[int, msgspec.Meta(ge=0, le=1000)]
+Stake = Annotated[int, msgspec.Meta(ge=1, le=MAX_AMOUNT)]
+Address = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
+"""`host:port` where other validators reach one."""
+Url = Annotated[str, msgspec.Meta(max_length=1024)]
+"""Where workers and clients reach a validator over HTTP; empty if nowhere."""
+Certificate = Annotated[str, msgspec.Meta(max_length=16 * 1024)]
+"""A validator's TLS certificate, PEM."""
+SealedVote = Annotated[bytes, msgspec.Meta(max_length=MAX_VOTE_BYTES)]
+Signature = Annotated[bytes, msgspec.Meta(min_length=SIGNATURE_BYTES, max_length=SIGNATURE_BYTES)]
 
 
 class Body(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_like=True):
@@ -164,8 +174,46 @@ class Anchor(Body, frozen=True, forbid_unknown_fields=True, array_like=True, tag
     digest: Name
 
 
+class AddValidator(Body, frozen=True, forbid_unknown_fields=True, array_like=True, tag="add_validator"):
+    """A validator's endorsement of a newcomer. It becomes one when a quorum has endorsed the same."""
+
+    identity: Name
+    address: Address
+    url: Url
+    certificate: Certificate
+    stake: Stake
+    """Which the newcomer has deposited; locked as its bond."""
+
+
+class RemoveValidator(Body, frozen=True, forbid_unknown_fields=True, array_like=True, tag="remove_validator"):
+    """A validator's endorsement of another's leaving, or of its own."""
+
+    identity: Name
+
+
+Change = AddValidator | RemoveValidator
+
+
+class RotateKey(Body, frozen=True, forbid_unknown_fields=True, array_like=True, tag="rotate_key"):
+    """Gives the sender's office, bond and money to a new key of the same validator."""
+
+    identity: Name
+    """The new one."""
+    certificate: Certificate
+    proof: Signature
+    """The new key's consent: see `prove_rotation`."""
+
+
+class Accuse(Body, frozen=True, forbid_unknown_fields=True, array_like=True, tag="accuse"):
+    """Two sealed votes of one validator that exclude each other (`canon/votes.py`): a complete proof of its fault."""
+
+    first: SealedVote
+    second: SealedVote
+
+
 Item = Transfer | Deposit | Withdraw | Enroll | Leave | Commit | Reveal | Audit | Attest | Anchor
-"""What a batch may hold. A task is named by the hash of its own transaction, so it is opened alone."""
+"""What a batch may hold. A task is named by the hash of its own transaction, and what concerns validators costs
+signatures to execute, so these come alone."""
 
 
 class Batch(Body, frozen=True, forbid_unknown_fields=True, array_like=True, tag="batch"):
@@ -175,7 +223,8 @@ class Batch(Body, frozen=True, forbid_unknown_fields=True, array_like=True, tag=
     items: Annotated[list[Item], msgspec.Meta(min_length=1, max_length=256)]
 
 
-AnyBody = Item | OpenTask | Batch
+SingleBody = Item | OpenTask | AddValidator | RemoveValidator | RotateKey | Accuse
+AnyBody = SingleBody | Batch
 
 
 class Transaction(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_like=True):
@@ -229,3 +278,17 @@ def commitment_to(task: str, step: int, micro_batch: int, worker: str, root: str
     """The hash that binds `worker` to a contribution. Its identity is inside, so a copy opens for nobody else."""
     place = f"{task}/{step}/{micro_batch}".encode()
     return digest("tallystick/commitment", place, bytes.fromhex(worker), bytes.fromhex(root), bytes.fromhex(salt)).hex()
+
+
+def prove_rotation(new: Key, chain: str, old: str) -> bytes:
+    """The new key's signature that it takes the place of `old`: nobody can give their office to a key that they do
+    not hold, and so to nobody who would then be slashed for it."""
+    return new.sign(_rotation(chain, old, new.identity))
+
+
+def proves_rotation(proof: bytes, chain: str, old: str, new: str) -> bool:
+    return verifies(new, _rotation(chain, old, new), proof)
+
+
+def _rotation(chain: str, old: str, new: str) -> bytes:
+    return digest(f"tallystick/{chain}/rotate-key", bytes.fromhex(old), bytes.fromhex(new))

@@ -6,6 +6,7 @@
     GET  /v1/transactions/{hash}?wait_ms=            what became of it
     GET  /v1/accounts/{identity}                     balance, stake, nonce
     GET  /v1/money                                   all of it, to check conservation
+    GET  /v1/validators                              who they are, and which changes wait for endorsements
     GET  /v1/tasks, /v1/tasks/{task}                 tasks
     GET  /v1/tasks/{task}/history?start=             finished steps
     GET  /v1/assignments/{identity}?mark=&wait_ms=   what a worker has to do; waits until `mark` is out of date
@@ -60,6 +61,7 @@ class Api:
             "/v1/transactions/{hash}": self._transaction,
             "/v1/accounts/{identity}": self._account,
             "/v1/money": self._money,
+            "/v1/validators": self._validators,
             "/v1/tasks": self._tasks,
             "/v1/tasks/{task}": self._task,
             "/v1/tasks/{task}/history": self._history,
@@ -124,6 +126,9 @@ class Api:
 
     async def _money(self, request: Request) -> views.Money:
         return views.money(self._node.state)
+
+    async def _validators(self, request: Request) -> views.Validators:
+        return views.validators(self._node.state)
 
     async def _tasks(self, request: Request) -> list[views.TaskView]:
         return [views.task_view(task) for _, task in sorted(self._node.state.tasks.items())]

@@ -80,7 +80,7 @@ class Auditor:
 
     def _run(self) -> None:
         while (state := self._next_state()) is not None:
-            for task in state.open_tasks:
+            for task in state.open_tasks if state.is_validator(self._identity) else ():
                 try:
                     self._attend(state, state.tasks[task])
                 except TallystickError as error:

@@ -62,6 +62,9 @@ class Validators:
     def money(self) -> views.Money:
         return self._get("/v1/money", views.Money)
 
+    def validators(self) -> views.Validators:
+        return self._get("/v1/validators", views.Validators)
+
     def tasks(self) -> list[views.TaskView]:
         return self._get("/v1/tasks", list[views.TaskView])
 

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -51,8 +51,8 @@ class Node:
     def execute(self, block: CommittedBlock) -> None:
         self.keep(self.preview(block))
 
-    def preview(self, block: CommittedBlock) -> Executed:
-        """What executing `block` would give. Changes nothing."""
+    def preview(self, block: CommittedBlock, offenses: Sequence[tuple[str, int]] = ()) -> Executed:
+        """What executing `block` would give (`execute_block`). Changes nothing."""
         return execute_block(
             self.state,
             height=block.height,
@@ -60,6 +60,7 @@ class Node:
             beacon=block.digest,
             transactions=block.transactions,
             read=self._opened.read,
+            offenses=offenses,
         )
 
     def keep(self, executed: Executed) -> None:

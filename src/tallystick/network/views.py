@@ -3,7 +3,9 @@
 import msgspec
 
 from tallystick.canon.hashing import blob_name
+from tallystick.canon.quorum import quorum
 from tallystick.ledger.state import Account, Assignment, State, Task
+from tallystick.ledger.transactions import Change
 
 MAX_HISTORY = 1000
 """Most steps in one reply; ask again from where it ended."""
@@ -59,6 +61,30 @@ class AccountView(msgspec.Struct, frozen=True):
     stake: int
     locked: int
     nonce: int
+
+
+class ValidatorView(msgspec.Struct, frozen=True):
+    identity: str
+    bond: int
+    address: str
+    url: str
+    certificate: str
+
+
+class ProposalView(msgspec.Struct, frozen=True):
+    """A change of the validators that waits for endorsements."""
+
+    change: Change
+    endorsers: tuple[str, ...]
+    needed: int
+
+
+class Validators(msgspec.Struct, frozen=True):
+    """Who agrees on blocks, from the next checkpoint on if not already, and what some want to change about that."""
+
+    height: int
+    validators: list[ValidatorView]
+    proposals: list[ProposalView]
 
 
 class AnchorView(msgspec.Struct, frozen=True):
@@ -165,6 +191,15 @@ class Events(msgspec.Struct, frozen=True):
 
 def account_view(identity: str, account: Account) -> AccountView:
     return AccountView(identity, account.balance, account.stake, account.locked, account.nonce)
+
+
+def validators(state: State) -> Validators:
+    needed = quorum(len(state.validators))
+    return Validators(
+        height=state.height,
+        validators=[ValidatorView(v.identity, v.bond, v.address, v.url, v.certificate) for v in state.validators],
+        proposals=[ProposalView(p.change, p.endorsers, needed) for p in state.proposals],
+    )
 
 
 def money(state: State) -> Money:

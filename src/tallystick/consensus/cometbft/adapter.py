@@ -21,7 +21,7 @@ from tallystick.consensus.cometbft import snapshots
 from tallystick.consensus.cometbft.chain import APP_VERSION, comet_chain
 from tallystick.consensus.cometbft.port import Ledger, Notice, Result, Shelf
 from tallystick.consensus.cometbft.protobuf import delimited
-from tallystick.consensus.cometbft.validators import changes, offenders, require_same_set, update_of
+from tallystick.consensus.cometbft.validators import changes, offenses, require_same_set, update_of
 from tallystick.consensus.port import CommittedBlock
 from tallystick.errors import Refused
 
@@ -184,7 +184,7 @@ class Adapter:
         block = CommittedBlock(request.height, time_ms, request.hash, request.txs, b"")
         before = ledger.validators()
         self._finalized = None
-        outcome = ledger.finalize(block, offenders(request.misbehavior, before))
+        outcome = ledger.finalize(block, offenses(request.misbehavior, ledger.answerable()))
         updates = changes(before, outcome.validators)
         self._finalized = request.height
         return abci.ResponseFinalizeBlock(

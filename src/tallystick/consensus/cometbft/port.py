@@ -2,9 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from tallystick.consensus.port import CommittedBlock
+
+
+class Offense(NamedTuple):
+    """A validator has signed two votes that exclude each other, and CometBFT has proven it."""
+
+    identity: str
+    height: int
 
 
 @dataclass(frozen=True)
@@ -63,6 +70,10 @@ class Ledger(Protocol):
     def validators(self) -> tuple[str, ...]:
         """Identities of the validators in the last committed state."""
 
+    def answerable(self) -> tuple[str, ...]:
+        """Identities that answer for what they signed: the validators, those that have left not long ago, and what
+        any of these were called before."""
+
     def check(self, transaction: bytes) -> None:
         """What can be said of a transaction without any state: its size, form and signature.
 
@@ -77,12 +88,12 @@ class Ledger(Protocol):
             Refused
         """
 
-    def finalize(self, block: CommittedBlock, offenders: Sequence[str]) -> Outcome:
+    def finalize(self, block: CommittedBlock, offenses: Sequence[Offense]) -> Outcome:
         """Executes `block` on the last committed state and remembers what it gave, in place of an earlier one that was
         not committed. Nothing is kept on disk: a process that dies here is asked again.
 
         Args:
-            offenders: identities that are proven to have voted twice, to be slashed before the transactions.
+            offenses: proven double votes, to be slashed for before the transactions.
         """
 
     def commit(self) -> None:

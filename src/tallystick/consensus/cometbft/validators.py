@@ -10,6 +10,7 @@ from hashlib import sha256
 from typing import Final
 
 from tallystick.consensus.cometbft.messages import Misbehavior, MisbehaviorType, PublicKey, ValidatorUpdate
+from tallystick.consensus.cometbft.port import Offense
 from tallystick.errors import Refused
 
 POWER: Final = 1
@@ -53,12 +54,15 @@ def require_same_set(listed: Sequence[ValidatorUpdate], validators: Sequence[str
         )
 
 
-def offenders(misbehavior: Iterable[Misbehavior], known: Iterable[str]) -> tuple[str, ...]:
-    """Identities among `known` whose double votes CometBFT has proven, in one order for all nodes.
+def offenses(misbehavior: Iterable[Misbehavior], answerable: Iterable[str]) -> tuple[Offense, ...]:
+    """Double votes of those among `answerable` that CometBFT has proven, in one order for all nodes.
 
-    A light client attack is a double vote that was shown to a light client only. A validator that nobody knows any
-    more has no bond left to lose.
+    A light client attack is a double vote that was shown to a light client only. A validator that does not answer for
+    its votes any more has no bond left to lose.
     """
     kinds = (MisbehaviorType.DUPLICATE_VOTE, MisbehaviorType.LIGHT_CLIENT_ATTACK)
-    addresses = {entry.validator.address for entry in misbehavior if entry.validator and entry.type in kinds}
-    return tuple(sorted({identity for identity in known if address_of(identity) in addresses})) if addresses else ()
+    proven = [
+        (entry.validator.address, entry.height) for entry in misbehavior if entry.validator and entry.type in kinds
+    ]
+    names = {address_of(identity): identity for identity in answerable} if proven else {}
+    return tuple(sorted({Offense(names[address], height) for address, height in proven if address in names}))

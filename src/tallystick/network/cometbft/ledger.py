@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 
 from tallystick.canon.hashing import is_name
-from tallystick.consensus.cometbft.port import Notice, Outcome, Result
+from tallystick.consensus.cometbft.port import Notice, Offense, Outcome, Result
 from tallystick.consensus.cometbft.snapshots import app_hash
 from tallystick.consensus.port import CommittedBlock
 from tallystick.errors import Refused
@@ -42,14 +42,19 @@ class CometLedger:
     def validators(self) -> tuple[str, ...]:
         return self._node.validators()
 
+    def answerable(self) -> tuple[str, ...]:
+        state = self._node.state
+        retired = (entry.identity for entry in state.retired)
+        return (*self.validators(), *retired, *(rotation.old for rotation in state.rotations))
+
     def check(self, transaction: bytes) -> None:
         self._node.check(transaction)
 
     def admit(self, transaction: bytes) -> None:
         self._node.admit(transaction)
 
-    def finalize(self, block: CommittedBlock, offenders: Sequence[str]) -> Outcome:
-        executed = self._node.preview(block)
+    def finalize(self, block: CommittedBlock, offenses: Sequence[Offense]) -> Outcome:
+        executed = self._node.preview(block, offenses)
         digest = app_hash(dump_state(executed.state))
         self._pending = executed, digest
         return Outcome(
