@@ -9,11 +9,10 @@ from tallystick.consensus.pbft.certificate import verify_certificate
 from tallystick.consensus.pbft.io import BlocksRead, MuteRecord, Persist, ReadBlocks, Send
 from tallystick.consensus.pbft.limits import (
     BEHIND_MS,
-    FETCH_TIMEOUT_MS,
     MAX_ANSWER_BYTES,
-    MAX_ANSWERS_PER_TICK,
     MAX_BLOCKS_PER_ANSWER,
     MAX_PROOFS_PER_ANSWER,
+    fetch_timeout_ms,
 )
 from tallystick.consensus.pbft.messages import Blocks, CertifiedBlock, Checkpoints, Fetch, Status
 from tallystick.consensus.pbft.state import Fetching, State, deliver
@@ -31,10 +30,10 @@ def on_status(state: State, sender: str, message: Status) -> None:
     peer = state.peer(sender)
     peer.epoch, peer.height = message.epoch, message.height
     _end_silence(state)
-    if message.stable < state.stable.height and _may_answer(state, sender):
+    if message.stable < state.stable.height and state.may_answer(sender):
         state.send(sender, Checkpoints(state.group.epoch, _proofs_above(state, message.stable)))
     trails = (message.epoch, message.view, message.active) < (state.group.epoch, state.view, True)
-    if message.epoch == state.group.epoch and trails and state.new_view and _may_answer(state, sender):
+    if message.epoch == state.group.epoch and trails and state.new_view and state.may_answer(sender):
         state.do(Send(sender, state.new_view))
 
 
@@ -51,20 +50,15 @@ def _end_silence(state: State) -> None:
     """A node that lost its memory learns from a quorum which epoch it is.
 
     If it was in epoch e, a quorum had committed the end of epoch e - 1, so among any quorum's answers one is e - 1 or
-    later. Two epochs after the latest answer is one that none of its lost signatures can name.
+    later. It follows the chain until a quorum is no further than itself: then it is proven to be in e - 1 at least, and
+    two epochs later is one that none of its lost signatures can name. Who claims to be far ahead is not counted.
     """
     if state.mute is None or state.mute.until:
         return
-    told = [peer.epoch for identity, peer in state.peers.items() if peer.epoch >= 0 and identity != state.me]
-    if len(told) >= state.group.quorum:
-        state.mute = MuteRecord(max(told) + 2)
+    others = [peer for identity, peer in state.peers.items() if identity in state.group.validators]
+    if sum(0 <= peer.epoch <= state.group.epoch for peer in others) >= state.group.quorum:
+        state.mute = MuteRecord(state.group.epoch + 2)
         state.do(Persist(state.mute))
-
-
-def _may_answer(state: State, sender: str) -> bool:
-    peer = state.peer(sender)
-    peer.answers += 1
-    return peer.answers <= MAX_ANSWERS_PER_TICK
 
 
 # ---- asking
@@ -74,6 +68,7 @@ def fetch_if_behind(state: State) -> None:
     """On a tick: asks for blocks if a gap has lasted too long for messages under way to fill it."""
     if state.fetch is not None and state.clock.elapsed_ms >= state.fetch.until_ms:
         state.fetch = None
+        state.fetch_timeouts += 1
     if state.clock.elapsed_ms >= state.clock.progress_ms + BEHIND_MS:
         _ask_next(state)
 
@@ -93,7 +88,7 @@ def _ask_next(state: State) -> None:
         state.head.height + MAX_BLOCKS_PER_ANSWER,
         state.group.checkpoint_after(state.head.height),
     )
-    state.fetch = Fetching(peer, first, last, state.clock.elapsed_ms + FETCH_TIMEOUT_MS)
+    state.fetch = Fetching(peer, first, last, state.clock.elapsed_ms + fetch_timeout_ms(state.fetch_timeouts))
     state.last_asked = peer
     state.send(peer, Fetch(state.group.epoch, first, last))
 
@@ -104,7 +99,7 @@ def _ask_next(state: State) -> None:
 def on_fetch(state: State, sender: str, message: Fetch) -> None:
     if not 1 <= message.first <= message.last:
         raise Refused("bad_range", f"{sender[:12]} asks for blocks {message.first} to {message.last}")
-    if not _may_answer(state, sender):
+    if not state.may_answer(sender):
         raise Refused("too_many_fetches", f"{sender[:12]} asks for blocks faster than we serve them")
     last = min(message.last, message.first + MAX_BLOCKS_PER_ANSWER - 1, state.head.height)
     if message.first <= last:
@@ -122,7 +117,7 @@ def on_blocks(state: State, sender: str, message: Blocks) -> None:
     asked = state.fetch
     if asked is None or asked.peer != sender:
         raise Refused("unsolicited_blocks", f"{sender[:12]} sent blocks that we did not ask it for")
-    state.fetch, state.catching_up = None, True
+    state.fetch, state.catching_up, state.fetch_timeouts = None, True, 0
     try:
         _take_all(state, asked, message.blocks)
     except Refused:

@@ -8,7 +8,7 @@ from typing import Annotated, Final
 import msgspec
 
 from tallystick.canon.encoding import from_bytes, to_bytes
-from tallystick.canon.votes import Checkpoint, Commit, Prepare, PrePrepare, Vote
+from tallystick.canon.votes import Checkpoint, Commit, Prepare, PrePrepare, Vote, open_vote
 from tallystick.consensus.pbft.group import Group
 from tallystick.consensus.pbft.limits import MAX_CERTIFICATE_BYTES, MAX_CHECKPOINT_BYTES, MAX_VALIDATORS
 from tallystick.consensus.pbft.messages import (
@@ -52,6 +52,22 @@ def verify_certificate(group: Group, block: bytes, certificate: bytes) -> Block:
     if len({view_of(vote) for _, vote in votes}) != 1:
         raise Refused("wrong_vote", f"the commits of block {decoded.height} are of different views")
     return decoded
+
+
+def group_of_block(known: Group, certificate: bytes) -> Group:
+    """The group whose quorum must have signed `certificate`, if `known`'s validators were in office at that block.
+
+    Epochs also end without a change of validators, so who knows only the changes (`verify_history`) learns the epoch's
+    number here. Any number that a quorum signed will do: each height is in one epoch, and honest validators know it.
+
+    Raises:
+        Refused: `too_few_votes`, or what opening a vote raises.
+    """
+    votes = votes_in(certificate)
+    if not votes:
+        raise Refused("too_few_votes", "a certificate without votes")
+    _, vote = open_vote(known.chain, votes[0])
+    return Group(known.chain, known.validators, vote.epoch, known.start, known.since, known.parameters)
 
 
 def verify_claim(group: Group, claim: Claim) -> None:

@@ -47,8 +47,9 @@ def on_outcome(state: State, outcome: Outcome) -> None:
 
 
 def _reach(state: State, content: CheckpointContent) -> None:
-    if state.votes_here:
-        _vote(state, content.height)
+    signers = _signers(state, content.height)
+    if signers.epoch == content.epoch and state.votes_in(signers):
+        _vote(state, signers, content.height)
     _settle(state)
     following = group_after(state.group, content)
     if content.epoch == state.group.epoch != following.epoch:
@@ -64,8 +65,7 @@ def take_up(state: State, contents: Iterable[ContentRecord], outcome: Outcome | 
         on_outcome(state, outcome)
 
 
-def _vote(state: State, height: int) -> None:
-    group = _signers(state, height)
+def _vote(state: State, group: Group, height: int) -> None:
     digest = group.checkpoint_digest(state.contents[height])
     sealed = state.seal(Checkpoint(group.epoch, height, digest))
     state.checkpoint_votes.setdefault(height, {})[state.me] = Ballot(digest, sealed)
@@ -77,7 +77,8 @@ def on_checkpoint(state: State, sender: str, vote: Checkpoint, sealed: bytes) ->
         return
     if vote.epoch > state.group.epoch:
         raise state.hold_early(sender, sealed, "epoch_ahead")
-    if not state.group.is_checkpoint(vote.height) or vote.height > state.high:
+    oldest = state.group.start if state.previous is None else state.previous.start
+    if not state.group.is_checkpoint(vote.height) or not oldest < vote.height <= state.high:
         raise Refused("not_a_checkpoint", f"{sender[:12]} votes for a checkpoint at {vote.height}; we hold none there")
     check_member(_signers(state, vote.height), sender, vote)
     votes = state.checkpoint_votes.setdefault(vote.height, {})
@@ -97,11 +98,13 @@ def _signers(state: State, height: int) -> Group:
 def _settle(state: State) -> None:
     """Makes checkpoints stable that we executed to and a quorum voted for, in order.
 
-    None is, before that one at which its voters took office: newcomers will ask for the whole chain.
+    None is, before that one at which its voters took office: newcomers will ask for the whole chain. One of an epoch
+    before the last two is left to the proof that others have.
     """
     for height in sorted(state.contents):
         group, content = _signers(state, height), state.contents[height]
-        if height <= state.stable.height or group.since != state.trusted.since:
+        known = decode_content(content).epoch == group.epoch and group.since == state.trusted.since
+        if height <= state.stable.height or not known:
             continue
         name, votes = group.checkpoint_digest(content), list(state.checkpoint_votes.get(height, {}).values())
         for digest in sorted({ballot.digest for ballot in votes}):

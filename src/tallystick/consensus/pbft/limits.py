@@ -24,18 +24,20 @@ MAX_VIEW_CHANGE_BYTES: Final = 2 * MAX_INTERVAL * MAX_CERTIFICATE_BYTES
 MAX_CLOCK_SKEW_MS: Final = 30_000
 """How far ahead of our own clock a proposal's time may be."""
 
-MAX_FRAME_BYTES: Final = 8 * 1024 * 1024
+MAX_FRAME_BYTES: Final = 10 * 1024 * 1024
 """One sealed message on a channel. Holds a new view of the largest group."""
 BLOCK_OVERHEAD_BYTES: Final = 512
 """What a block's header and list lengths take beside its transactions; 5 bytes more for each transaction."""
 TRANSACTION_OVERHEAD_BYTES: Final = 5
 
+MAX_BODIES_BYTES: Final = 64 * 1024 * 1024
+"""Undecided blocks of past views that we stood behind, together; the oldest go first."""
 MAX_EARLY_FRAMES: Final = 256
 """From one peer, of a view or epoch that we have not entered yet."""
 MAX_EARLY_BYTES: Final = 2 * 1024 * 1024
 """Of these, together."""
-MAX_EVIDENCE: Final = 64
-"""Conflicts reported at most between two checkpoints."""
+MAX_EVIDENCE: Final = 4
+"""Conflicts of one validator reported at most between two checkpoints."""
 PIPELINE_TRANSACTIONS: Final = 256
 """While a block is in flight, another one is started only for this many: fewer, larger blocks cost less."""
 
@@ -59,12 +61,14 @@ STATUS_MS: Final = 500
 BEHIND_MS: Final = 100
 """How long we may trail a peer before we ask for blocks; shorter gaps are messages still under way."""
 FETCH_TIMEOUT_MS: Final = 1_000
-"""How long a peer may take to answer before another one is asked."""
+"""How long a peer may take to answer before another one is asked, at first; see `fetch_timeout_ms`."""
+MAX_FETCH_DOUBLINGS: Final = 4
 MAX_BLOCKS_PER_ANSWER: Final = 64
 MAX_ANSWER_BYTES: Final = 2 * 1024 * 1024
 """Blocks and certificates in one answer."""
-MAX_ANSWERS_PER_TICK: Final = 8
-"""Answers to one peer between two ticks; reading blocks costs us disk and a signature over megabytes."""
+MAX_ANSWERS: Final = 16
+"""Answers to one peer in `ANSWERS_MS`; reading blocks costs us disk and a signature over megabytes."""
+ANSWERS_MS: Final = 100
 
 TIMEOUT_MS: Final = 1_000
 """How long a primary may take, at first; it doubles with each view that brings nothing."""
@@ -75,3 +79,9 @@ MAX_CHUNKS_UNDER_WAY: Final = 4
 MAX_PROOFS_PER_ANSWER: Final = 64
 
 assert MAX_BLOCK_BYTES + MAX_CERTIFICATE_BYTES < MAX_ANSWER_BYTES
+
+
+def fetch_timeout_ms(failures: int) -> int:
+    """Patience with a peer that was asked for something large, after `failures` in a row: whatever the speed of the
+    network, some answer comes in time."""
+    return FETCH_TIMEOUT_MS << min(failures, MAX_FETCH_DOUBLINGS)

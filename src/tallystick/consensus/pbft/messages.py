@@ -20,6 +20,7 @@ from tallystick.canon.votes import (
     Digest,
     Message,
     Prepare,
+    PrePrepare,
     Vote,
     open_authentic,
     open_vote,
@@ -191,7 +192,7 @@ class Chunk(Message, frozen=True, forbid_unknown_fields=True, array_like=True, t
 
 Following = Status | Fetch | Blocks | Checkpoints | FetchChunk | Chunk | Forward
 """What is understood between nodes of different epochs."""
-OnChannel = Proposal | Prepare | Commit | Checkpoint | FetchBody | Body | ViewChange | NewView | Following
+OnChannel = Proposal | PrePrepare | Prepare | Commit | Checkpoint | FetchBody | Body | ViewChange | NewView | Following
 
 
 def encode_block(block: Block) -> bytes:

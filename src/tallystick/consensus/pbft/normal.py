@@ -16,7 +16,7 @@ from typing import Final
 
 from tallystick.canon.votes import Commit, Prepare, PrePrepare, open_vote
 from tallystick.consensus.pbft.certificate import make_certificate
-from tallystick.consensus.pbft.io import Broadcast, Persist, Phase, Verified, Verify, VoteRecord
+from tallystick.consensus.pbft.io import Broadcast, Persist, Phase, Send, Verified, Verify, VoteRecord
 from tallystick.consensus.pbft.limits import MAX_CLOCK_SKEW_MS, PIPELINE_TRANSACTIONS
 from tallystick.consensus.pbft.messages import (
     Block,
@@ -52,8 +52,8 @@ def propose_if_due(state: State) -> None:
 def _propose_one(state: State) -> bool:
     taken = (height for height, instance in state.instances.items() if instance.accepted is not None)
     height = max([state.head.height, *taken, *state.required]) + 1
-    window, checkpoint = state.group.parameters.window, state.group.checkpoint_after(state.executed)
-    if not state.base < height <= min(state.head.height + window, checkpoint, state.high):
+    last = min(state.head.height + state.group.parameters.window, state.horizon, state.high)
+    if not state.base < height <= last:
         return False
     transactions = state.pool.front()
     idle = height == state.executed + 1
@@ -97,12 +97,24 @@ def on_proposal(state: State, sender: str, message: Proposal, frame: bytes) -> N
     consider(state, vote.height)
 
 
+def on_shown(state: State, sender: str, vote: PrePrepare, sealed: bytes) -> None:
+    """Somebody shows us what the primary proposed to it: evidence, if it is not what the primary proposed to us."""
+    instance = state.instances.get(vote.height)
+    held = None if instance is None else instance.pre_prepare
+    ours = vote.epoch == state.group.epoch and vote.view == state.view and sender == state.primary
+    if ours and held is not None and held.digest != vote.digest:
+        raise state.accuse(sender, ("pre_prepare", vote.view, vote.height), held.sealed, sealed)
+
+
 def on_prepare(state: State, sender: str, vote: Prepare, sealed: bytes) -> None:
     instance = _instance_for(state, sender, vote, sealed)
     if instance is None:
         return
     if sender == state.primary:
         raise Refused("primary_prepared", f"{sender[:12]} is primary; its pre-prepare is its only vote in that phase")
+    held = instance.pre_prepare
+    if held is not None and held.digest != vote.digest and sender not in instance.prepares:
+        state.do(Send(sender, held.sealed))  # one of us two was shown another proposal
     _count(state, instance.prepares, sender, vote, sealed)
     advance(state, vote.height)
 
@@ -192,9 +204,11 @@ def deliver_next(state: State) -> None:
 def _accept(state: State, instance: Instance, digest: bytes) -> None:
     """Raises `Refused`; the proposal is then refused for good. Returns without effect if it is too early to say."""
     required = state.required.get(instance.height)
-    if not instance.encoded or not state.base < instance.height <= state.group.checkpoint_after(state.executed):
+    if not instance.encoded or not state.base < instance.height <= state.horizon:
         return  # the block is missing, or decided before this view, or perhaps of an epoch that we do not know yet
     if required is None:
+        if not state.clock.now_ms:
+            return  # we have just started: the first tick tells the time
         block = decode_block(instance.encoded)
         instance.refused = True
         _check(state, instance.height, block)
@@ -254,7 +268,7 @@ def _stand_behind(state: State, instance: Instance, accepted: Accepted) -> None:
     state.pool.propose(accepted.block.transactions)
     if not state.votes_here:
         return
-    state.bodies[accepted.digest] = (instance.height, accepted.encoded)
+    state.keep_body(accepted.digest, instance.height, accepted.encoded)
     phase = Phase.PRE_PREPARE if state.primary == state.me else Phase.PREPARE
     _cast(state, instance, phase, accepted.digest, accepted.encoded)
 
@@ -324,7 +338,7 @@ def want_bodies(state: State) -> None:
 def on_fetch_body(state: State, sender: str, message: FetchBody) -> None:
     check_member(state.group, sender, message)
     held = state.bodies.get(message.digest)
-    if held is not None:
+    if held is not None and state.may_answer(sender):
         state.send(sender, Body(state.group.epoch, held[1]))
 
 
@@ -336,7 +350,7 @@ def on_body(state: State, sender: str, message: Body) -> None:
         instance = state.instances.get(height)
         if wanted == digest and instance is not None and not instance.encoded:
             instance.encoded = message.block
-            state.bodies[digest] = (height, message.block)
+            state.keep_body(digest, height, message.block)
             consider(state, height)
             return
     raise Refused("unwanted_body", f"{sender[:12]} sent a block that we did not ask for")

@@ -6,7 +6,7 @@ The order of effects and what the shell owes in return is the contract in `io`.
 from collections.abc import Mapping
 
 from tallystick.canon.identity import Key
-from tallystick.canon.votes import Checkpoint, Commit, Prepare
+from tallystick.canon.votes import Checkpoint, Commit, Prepare, PrePrepare
 from tallystick.consensus.pbft import catchup, checkpoints, forwarding, normal, restart, transfer, views
 from tallystick.consensus.pbft.group import Group
 from tallystick.consensus.pbft.io import (
@@ -26,7 +26,7 @@ from tallystick.consensus.pbft.io import (
     Tick,
     Verified,
 )
-from tallystick.consensus.pbft.limits import MAX_DOUBLINGS, RETRANSMIT_MS, STATUS_MS, TIMEOUT_MS
+from tallystick.consensus.pbft.limits import ANSWERS_MS, MAX_DOUBLINGS, RETRANSMIT_MS, STATUS_MS, TIMEOUT_MS
 from tallystick.consensus.pbft.messages import (
     Blocks,
     Body,
@@ -169,6 +169,10 @@ class Replica:
 
     # ---- events
 
+    @property
+    def _place(self) -> tuple[int, int, bool]:
+        return self._state.group.epoch, self._state.view, self._state.active
+
     def _count_refusals(self, event: Event) -> None:
         try:
             self._handle(event)
@@ -191,7 +195,7 @@ class Replica:
                 self._executed(event)
             case Restored():
                 assert event.height == state.head.height, f"restored {event.height}, wanted {state.head.height}"
-                state.executed, state.deadline_ms = event.height, event.deadline_ms
+                state.executed, state.deadline_ms, state.change_due = event.height, event.deadline_ms, False
             case Connected():
                 self._greet(event.peer)
             case BlocksRead():
@@ -205,15 +209,18 @@ class Replica:
         sender, message = open_message(state.group, frame)
         if not state.is_member(sender):
             raise Refused("not_a_validator", f"{sender[:12]} is no validator of epoch {state.group.epoch}")
-        # A new view convinces by what it holds, so anybody may bring it.
-        if sender != peer and not isinstance(message, NewView):
+        # A new view convinces by what it holds, and a primary's word against itself by whom it is from: anybody may
+        # bring them.
+        if sender != peer and not isinstance(message, NewView | PrePrepare):
             raise Refused("wrong_channel", f"{peer[:12]}'s channel brought a message of {sender[:12]}")
-        place = state.group.epoch, state.view, state.active
+        place, stable = self._place, state.stable
         try:
             _dispatch(state, sender, message, frame)
         finally:
-            if place != (state.group.epoch, state.view, state.active):
+            if place != self._place:
                 self._release_held()
+        if stable != state.stable:
+            normal.consider_all(state)  # the end of the epoch may have waited for this
 
     def _executed(self, event: Executed) -> None:
         state = self._state
@@ -244,20 +251,25 @@ class Replica:
 
     def _tick(self, event: Tick) -> None:
         state, clock = self._state, self._state.clock
+        first = not clock.now_ms
         clock.now_ms, clock.elapsed_ms = event.now_ms, event.elapsed_ms
-        for peer in state.peers.values():
-            peer.answers = 0
+        if clock.elapsed_ms >= clock.answers_ms:
+            clock.answers_ms = clock.elapsed_ms + ANSWERS_MS
+            for peer in state.peers.values():
+                peer.answers = 0
         if state.executed != state.head.height:
             return
+        place = self._place
+        if first:
+            normal.consider_all(state)
         normal.propose_if_due(state)
-        place = state.view, state.active
         views.on_tick(state)
-        if place != (state.view, state.active):
-            self._release_held()
         forwarding.recheck_if_due(state)
         forwarding.flush(state)
         catchup.fetch_if_behind(state)
         transfer.on_tick(state)
+        if place != self._place:
+            self._release_held()
         if clock.elapsed_ms >= clock.status_ms:
             clock.status_ms = clock.elapsed_ms + STATUS_MS
             state.do(Broadcast(catchup.own_status(state)))
@@ -293,6 +305,8 @@ def _dispatch(state: State, sender: str, message: OnChannel, frame: bytes) -> No
     match message:
         case Proposal():
             normal.on_proposal(state, sender, message, frame)
+        case PrePrepare():
+            normal.on_shown(state, sender, message, frame)
         case Prepare():
             normal.on_prepare(state, sender, message, frame)
         case Commit():

@@ -68,7 +68,7 @@ def _take_up_vote(state: State, record: VoteRecord) -> None:
         if record.height > state.head.height and (known is None or known.view < record.view):
             state.prepared[record.height] = claim
     if record.block:
-        state.bodies[record.digest] = (record.height, record.block)
+        state.keep_body(record.digest, record.height, record.block)
     if record.view != state.view:
         return
     state.votes[record.view, record.height, record.phase] = record.digest

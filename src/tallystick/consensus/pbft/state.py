@@ -25,8 +25,10 @@ from tallystick.consensus.pbft.io import (
     Send,
 )
 from tallystick.consensus.pbft.limits import (
+    MAX_ANSWERS,
     MAX_BLOCK_BYTES,
     MAX_BLOCK_TRANSACTIONS,
+    MAX_BODIES_BYTES,
     MAX_EARLY_BYTES,
     MAX_EARLY_FRAMES,
     MAX_EVIDENCE,
@@ -97,7 +99,7 @@ class Peer:
     """Frames of a view or epoch that we have not entered yet."""
     early_bytes: int = 0
     answers: int = 0
-    """Answers we gave it since the last tick."""
+    """Answers we gave it in the current `ANSWERS_MS`."""
 
 
 @dataclass
@@ -114,6 +116,8 @@ class Clock:
     """How often they were, without progress in between."""
     status_ms: int = 0
     """When our status is next due."""
+    answers_ms: int = 0
+    """When peers may have answers again."""
     recheck_ms: int = 0
     """When waiting transactions are next looked at."""
 
@@ -158,6 +162,10 @@ class Transferring:
     """Counts requests: the next peer's turn."""
     gone: set[str] = field(default_factory=set)
     """Peers that do not hold it, or sent something else."""
+    slow: set[str] = field(default_factory=set)
+    """Peers that did not answer in time; they are asked again when all have been slow."""
+    timeouts: int = 0
+    """In a row, without an answer in between."""
 
 
 @dataclass
@@ -188,7 +196,7 @@ class State:
     prepared: dict[int, Claim] = field(default_factory=dict)
     """By height, above the head: the prepared certificate of the highest view."""
     bodies: dict[bytes, tuple[int, bytes]] = field(default_factory=dict)
-    """Undecided blocks that we stood behind in this epoch: digest to height and encoding."""
+    """Undecided blocks that we stood behind in this epoch, in this order: digest to height and encoding."""
     base: int = 0
     """Nothing at or below it is decided in the current view: the checkpoint that the view was opened with."""
     required: dict[int, bytes] = field(default_factory=dict)
@@ -218,6 +226,8 @@ class State:
     """Transactions to forward at the next tick."""
     peers: dict[str, Peer] = field(default_factory=dict)
     fetch: Fetching | None = None
+    fetch_timeouts: int = 0
+    """In a row, without an answer in between."""
     last_asked: str = ""
     catching_up: bool = False
     """Whether the last request brought blocks: then there may be more where they came from."""
@@ -245,7 +255,10 @@ class State:
     @property
     def votes_here(self) -> bool:
         """Whether we are a validator of this epoch that knows what it has signed."""
-        return self.me in self.group.validators and (self.mute is None or 0 < self.mute.until <= self.group.epoch)
+        return self.votes_in(self.group)
+
+    def votes_in(self, group: Group) -> bool:
+        return self.me in group.validators and (self.mute is None or 0 < self.mute.until <= group.epoch)
 
     @property
     def low(self) -> int:
@@ -256,6 +269,21 @@ class State:
     def high(self) -> int:
         """The high watermark: nothing above it is held."""
         return self.low + self.group.span
+
+    @property
+    def horizon(self) -> int:
+        """The highest height that may be agreed on now: what lies beyond the next checkpoint may be another epoch's.
+
+        An epoch cannot end before the checkpoint that opened it is stable here: its voters are those of the epoch
+        before, and nobody would count their votes any more.
+        """
+        checkpoint = self.group.checkpoint_after(self.executed)
+        return checkpoint if self.stable.height >= self.group.start else checkpoint - 1
+
+    def may_answer(self, peer: str) -> bool:
+        """Whether `peer` has not had all the answers that it may get in a while."""
+        self.peer(peer).answers += 1
+        return self.peer(peer).answers <= MAX_ANSWERS
 
     def is_member(self, identity: str) -> bool:
         """Of this epoch, or of the one before it."""
@@ -283,10 +311,21 @@ class State:
 
     def accuse(self, sender: str, slot: object, first: bytes, second: bytes) -> Refused:
         """Reports two conflicting votes, once for each slot, and returns the refusal to raise."""
-        if (sender, slot) not in self.accused and len(self.accused) < MAX_EVIDENCE:
+        known = sum(culprit == sender for culprit, _ in self.accused)
+        if (sender, slot) not in self.accused and known < MAX_EVIDENCE:
             self.accused.add((sender, slot))
             self.do(Accuse(sender, first, second))
         return Refused("conflicting_vote", f"{sender[:12]} voted twice, differently, where it has one vote")
+
+    def keep_body(self, digest: bytes, height: int, encoded: bytes) -> None:
+        """Keeps a block that we stand behind until its height is settled, whatever later views make of it: its proposer
+        may hide for some views that a quorum prepared it, and show it when nobody else has the block any more."""
+        self.bodies.pop(digest, None)
+        self.bodies[digest] = (height, encoded)
+        size = sum(len(body) for _, body in self.bodies.values())
+        while size > MAX_BODIES_BYTES:
+            _, oldest = self.bodies.pop(next(iter(self.bodies)))
+            size -= len(oldest)
 
     def hold_early(self, sender: str, frame: bytes, code: str) -> Refused:
         """Keeps a frame of a view or epoch that we have not entered; returns the refusal to raise if there is no room.
@@ -296,6 +335,8 @@ class State:
         if not self.is_member(sender):
             return Refused("not_a_validator", f"{sender[:12]} is no validator of epoch {self.group.epoch}")
         peer = self.peer(sender)
+        if frame in peer.early:
+            return Refused(HELD, "held already; one that anybody may bring must not fill its author's room")
         if len(peer.early) >= MAX_EARLY_FRAMES or peer.early_bytes + len(frame) > MAX_EARLY_BYTES:
             return Refused(code, f"{sender[:12]} is ahead of us by more than we hold")
         peer.early.append(frame)

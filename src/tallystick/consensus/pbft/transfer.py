@@ -30,10 +30,9 @@ from tallystick.consensus.pbft.io import (
     Transfer,
 )
 from tallystick.consensus.pbft.limits import (
-    FETCH_TIMEOUT_MS,
-    MAX_ANSWERS_PER_TICK,
     MAX_CHUNKS_UNDER_WAY,
     TRANSFER_GAP,
+    fetch_timeout_ms,
 )
 from tallystick.consensus.pbft.messages import CheckpointContent, Checkpoints, Chunk, FetchChunk
 from tallystick.consensus.pbft.state import Stable, State, Transferring
@@ -86,9 +85,14 @@ def on_tick(state: State) -> None:
     transfer = state.transfer
     if transfer is None or state.halted:
         return
+    if transfer.target.height <= state.head.height:
+        state.transfer = None  # agreement was faster
+        return
     for index, (peer, until_ms) in list(transfer.asked.items()):
         if state.clock.elapsed_ms >= until_ms:
-            _give_up_on(transfer, peer, index)
+            transfer.slow.add(peer)
+            transfer.timeouts += 1
+            _ask_again(transfer, index)
     if not transfer.manifest and not transfer.asked:
         _ask(state, transfer, 0)
     if transfer.manifest and not transfer.missing and not transfer.asked:
@@ -102,23 +106,24 @@ def _ask(state: State, transfer: Transferring, index: int) -> None:
     if not able:
         state.transfer = None  # a status will bring another target
         return
+    quick = [identity for identity in able if identity not in transfer.slow]
+    if not quick:
+        transfer.slow.clear()
+        quick = able
     transfer.turn += 1
-    peer = able[transfer.turn % len(able)]
-    transfer.asked[index] = (peer, state.clock.elapsed_ms + FETCH_TIMEOUT_MS)
+    peer = quick[transfer.turn % len(quick)]
+    transfer.asked[index] = (peer, state.clock.elapsed_ms + fetch_timeout_ms(transfer.timeouts))
     state.send(peer, FetchChunk(state.group.epoch, transfer.target.height, index))
 
 
-def _give_up_on(transfer: Transferring, peer: str, index: int) -> None:
+def _ask_again(transfer: Transferring, index: int) -> None:
     del transfer.asked[index]
-    transfer.gone.add(peer)
     if transfer.manifest:
         transfer.missing.append(index)
 
 
 def on_fetch_chunk(state: State, sender: str, message: FetchChunk) -> None:
-    peer = state.peer(sender)
-    peer.answers += 1
-    if peer.answers > MAX_ANSWERS_PER_TICK:
+    if not state.may_answer(sender):
         raise Refused("too_many_fetches", f"{sender[:12]} asks for chunks faster than we serve them")
     state.do(ReadChunk(sender, message.height, message.index))
 
@@ -128,17 +133,26 @@ def on_chunk_read(state: State, event: ChunkRead) -> None:
 
 
 def on_chunk(state: State, sender: str, message: Chunk) -> None:
-    transfer = state.transfer
-    asked = transfer.asked.get(message.index) if transfer is not None else None
-    if transfer is None or asked is None or asked[0] != sender or message.height != transfer.target.height:
-        raise Refused("unsolicited_chunk", f"{sender[:12]} sent a chunk that we did not ask it for")
+    """A chunk that is still missing is taken from anybody: it may be an answer that came too late."""
+    transfer, index = state.transfer, message.index
+    if transfer is None or message.height != transfer.target.height or not _wants(transfer, index):
+        raise Refused("unsolicited_chunk", f"{sender[:12]} sent a chunk that we do not want")
     try:
         _take(state, transfer, message)
     except Refused:
-        _give_up_on(transfer, sender, message.index)
+        transfer.gone.add(sender)
+        if index in transfer.asked and transfer.asked[index][0] == sender:
+            _ask_again(transfer, index)
         raise
-    del transfer.asked[message.index]
+    transfer.timeouts = 0
+    transfer.asked.pop(index, None)
+    if index in transfer.missing:
+        transfer.missing.remove(index)
     on_tick(state)
+
+
+def _wants(transfer: Transferring, index: int) -> bool:
+    return index in transfer.asked or index in transfer.missing or (index == 0 and not transfer.manifest)
 
 
 def _take(state: State, transfer: Transferring, message: Chunk) -> None:

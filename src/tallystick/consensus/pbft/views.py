@@ -98,10 +98,11 @@ def leave_for(state: State, view: int) -> None:
 
 
 def _claims(state: State) -> list[Claim]:
-    """All that we can prove a quorum stood behind, above our low watermark."""
-    claims = {height: _claim(state.group, known) for height, known in state.certified.items()}
+    """All that we can prove a quorum stood behind, between the watermarks: we helped to decide nothing above, though
+    we may have fetched it."""
+    claims = {height: _claim(state.group, known) for height, known in state.certified.items() if height <= state.high}
     claims |= state.prepared
-    return [claims[height] for height in sorted(claims) if height > state.low]
+    return [claims[height] for height in sorted(claims) if state.low < height <= state.high]
 
 
 def _claim(group: Group, known: Certified) -> Claim:
@@ -275,8 +276,6 @@ def prepare_view(state: State, opening: Opening, pre_prepares: Sequence[bytes], 
     state.active, state.new_view = True, frame
     state.patience = Patience(doublings=state.patience.doublings)
     state.instances.clear()
-    needed = set(opening.digests) | {claim.digest for claim in state.prepared.values()}
-    state.bodies = {digest: body for digest, body in state.bodies.items() if digest in needed}
     state.base = opening.base
     state.required = {height: digest for height, digest in opening.blocks if height > state.head.height}
     _forget_below(state, state.view + 1)
