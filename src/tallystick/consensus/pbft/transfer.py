@@ -103,10 +103,10 @@ def on_tick(state: State) -> None:
 
 def _ask(state: State, transfer: Transferring, index: int) -> None:
     able = sorted(identity for identity in state.peers if identity != state.me and identity not in transfer.gone)
-    if not able:
-        state.transfer = None  # a status will bring another target
-        return
     quick = [identity for identity in able if identity not in transfer.slow]
+    if not able or (not quick and len(transfer.gone) > state.group.faults):
+        state.transfer = None  # an honest peer does not hold it any more; a status will bring another target
+        return
     if not quick:
         transfer.slow.clear()
         quick = able
@@ -145,6 +145,7 @@ def on_chunk(state: State, sender: str, message: Chunk) -> None:
             _ask_again(transfer, index)
         raise
     transfer.timeouts = 0
+    transfer.slow.discard(sender)
     transfer.asked.pop(index, None)
     if index in transfer.missing:
         transfer.missing.remove(index)
