@@ -8,7 +8,7 @@ import pytest
 import tallystick
 
 ROOT = Path(tallystick.__file__).parent
-ROOMS = ["errors", "canon", "exact", "program", "proof", "ledger", "consensus", "network", "demo", "cli"]
+ROOMS = ["errors", "canon", "exact", "program", "proof", "ledger", "consensus", "network", "lab", "demo", "cli"]
 TORCH_FREE = ["canon", "ledger", "consensus"]
 PURE = ["canon", "exact", "program", "ledger", "consensus"]
 IMPURE_MODULES = {"time", "random", "socket", "asyncio", "threading", "subprocess", "secrets", "datetime", "uuid"}

@@ -5,7 +5,21 @@ import sys
 import typer
 
 from tallystick import __version__
-from tallystick.cli import abci, attacks, claims, data, demo, dispute, keys, network, proofs, selftest, tolerant, train
+from tallystick.cli import (
+    abci,
+    attacks,
+    claims,
+    data,
+    demo,
+    dispute,
+    keys,
+    lab,
+    network,
+    proofs,
+    selftest,
+    tolerant,
+    train,
+)
 from tallystick.cli.output import fail
 from tallystick.errors import TallystickError
 
@@ -53,6 +67,7 @@ app.command()(selftest.selftest)
 app.add_typer(abci.abci, name="abci")
 app.add_typer(data.data, name="data")
 app.add_typer(dispute.dispute, name="dispute")
+app.add_typer(lab.lab, name="lab")
 
 
 def main() -> None:

@@ -159,6 +159,8 @@ def enter_epoch(state: State, previous: Group | None, group: Group) -> None:
     state.base = group.start
     for held in (state.instances, state.votes, state.prepared, state.bodies, state.required, state.view_changes):
         held.clear()
+    # Votes for later heights came in the name of an epoch that does not reach them.
+    state.checkpoint_votes = {h: votes for h, votes in state.checkpoint_votes.items() if h <= group.start}
     state.inbound.clear()
     state.patience = Patience()
     state.pool.give_back()

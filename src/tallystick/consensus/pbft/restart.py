@@ -20,7 +20,9 @@ def restore(genesis: Group, key: Key, durable: Durable, timeout_ms: int) -> Stat
     history = {height_of(proof): proof for proof in durable.history}
     trusted = verify_history(genesis, [*(history | {stable.height: stable.proof}).values()] if stable.proof else [])
     group = _group(genesis, durable.epoch) or genesis
-    state = State(genesis, group, key, head, head.height, timeout_ms, trusted, _group(genesis, durable.previous))
+    # The first epoch was never recorded as entered; it is what epoch 1 follows.
+    previous = _group(genesis, durable.previous) or (genesis if group.epoch == 1 else None)
+    state = State(genesis, group, key, head, head.height, timeout_ms, trusted, previous)
     state.deadline_ms, state.change_due, state.mute = durable.deadline_ms, durable.change_due, durable.mute
     state.stable, state.history = stable, history
     state.base = group.start

@@ -1,0 +1,1 @@
+"""Experiments on the real protocol code: nothing here is a second copy of a rule."""

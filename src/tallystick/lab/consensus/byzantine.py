@@ -1,0 +1,303 @@
+"""Faulty validators: up to f of them, each doing one of these things to every frame that it sends.
+
+Most are the honest program with its frames changed on their way out and signed anew, so that they stay in step with the
+others and their lies are about something (ByzzFuzz, OOPSLA 2023). `twin` is the honest program running twice under one
+key (Twins, OPODIS 2021): equivocation, double votes and amnesia without a line written for them.
+"""
+
+from collections.abc import Callable
+from random import Random
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from tallystick.canon.sealed import HEADER_BYTES, seal
+from tallystick.canon.votes import Commit, Prepare, PrePrepare, open_vote, vote_domain
+from tallystick.consensus.pbft.group import Group
+from tallystick.consensus.pbft.messages import Proposal, decode_block, encode_block, seal_message
+
+if TYPE_CHECKING:
+    from tallystick.lab.consensus.node import Node
+
+Tamper = Callable[["Node", int, bytes], list[tuple[int, bytes]]]
+"""What becomes of a frame on its way to one peer: frames with delays."""
+
+
+def tag_of(frame: bytes) -> str:
+    """The kind of message in a frame, without looking at the rest."""
+    start = HEADER_BYTES + 1
+    length = frame[start] & 0x1F
+    return frame[start + 1 : start + 1 + length].decode("ascii", "replace")
+
+
+def resealed(node: "Node", payload: Any) -> bytes:
+    return seal(node.key, vote_domain(node.cluster.genesis.chain), msgspec.msgpack.encode(payload))
+
+
+def opened(frame: bytes) -> list[Any]:
+    fields: list[Any] = msgspec.msgpack.decode(frame[HEADER_BYTES:])
+    return fields
+
+
+# ---- mutation
+
+
+def mutated(random: Random, value: Any, seen: list[bytes]) -> Any:
+    """`value` with one small thing changed, somewhere in it."""
+    if isinstance(value, list):
+        return _mutated_list(random, value, seen)
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int):
+        return max(0, value + random.choice((-1, 1, -1, 1, 2, 1000, 2**40)))
+    if isinstance(value, bytes):
+        return _mutated_bytes(random, value, seen)
+    return value
+
+
+def _mutated_list(random: Random, value: list[Any], seen: list[bytes]) -> list[Any]:
+    if value and isinstance(value[0], bytes | list) and random.random() < 0.4:
+        changed = list(value)
+        match random.randrange(4):
+            case 0:
+                changed.pop(random.randrange(len(changed)))
+            case 1:
+                changed.append(random.choice(changed))
+            case 2:
+                random.shuffle(changed)
+            case _:
+                changed.reverse()
+        return changed
+    places = [i for i, item in enumerate(value) if not isinstance(item, str) or i]
+    if not places:
+        return value
+    place = random.choice(places)
+    return [mutated(random, item, seen) if i == place else item for i, item in enumerate(value)]
+
+
+def _mutated_bytes(random: Random, value: bytes, seen: list[bytes]) -> bytes:
+    """Digests become other digests that are about; longer things lose, gain or flip something."""
+    if len(value) == 32 and seen:
+        return random.choice(seen)
+    if not value:
+        return b"\0"
+    match random.randrange(3):
+        case 0:
+            return value[: random.randrange(len(value))]
+        case 1:
+            return value + b"\0"
+        case _:
+            at = random.randrange(len(value))
+            return value[:at] + bytes([value[at] ^ 1 << random.randrange(8)]) + value[at + 1 :]
+
+
+class Mutator:
+    """Small changes to a share of all frames, and old frames again."""
+
+    def __init__(self, random: Random, share: float, only: frozenset[str] = frozenset()) -> None:
+        self._random = random
+        self._share = share
+        self._only = only
+        self._digests: list[bytes] = []
+        self._old: list[bytes] = []
+
+    def __call__(self, node: "Node", target: int, frame: bytes) -> list[tuple[int, bytes]]:
+        random = self._random
+        self._remember(frame)
+        if (self._only and tag_of(frame) not in self._only) or random.random() >= self._share:
+            return [(0, frame)]
+        if random.random() < 0.2:
+            return [(0, frame), (0, random.choice(self._old))]
+        lie = resealed(node, mutated(random, opened(frame), self._digests))
+        return [(0, lie)] if random.random() < 0.5 else [(0, lie), (0, frame)]
+
+    def _remember(self, frame: bytes) -> None:
+        if len(self._old) < 64:
+            self._old.append(frame)
+        else:
+            self._old[self._random.randrange(64)] = frame
+        if len(frame) < 300:
+            digests = [field for field in opened(frame) if isinstance(field, bytes) and len(field) == 32]
+            self._digests = (self._digests + digests)[-16:]
+
+
+def mutant(random: Random) -> Tamper:
+    return Mutator(random, random.choice((0.05, 0.3, 0.8)))
+
+
+def false_certificates(random: Random) -> Tamper:
+    return Mutator(random, 0.9, frozenset({"view_change", "new_view", "blocks", "checkpoints"}))
+
+
+def false_checkpoints(random: Random) -> Tamper:
+    return Mutator(random, 0.9, frozenset({"checkpoint", "checkpoints"}))
+
+
+def poisoner(random: Random) -> Tamper:
+    """Spoils what others fetch from it."""
+    return Mutator(random, 0.9, frozenset({"blocks", "body", "chunk", "checkpoints"}))
+
+
+# ---- bad primaries and bad voters
+
+
+class Equivocator:
+    """As primary it proposes one block to some and another to the rest; as a voter it votes for what each has seen."""
+
+    def __init__(self, random: Random) -> None:
+        self._random = random
+        self._other: dict[bytes, bytes] = {}
+        """The digest of the second block, by that of the first."""
+        self._blocks: dict[bytes, bytes] = {}
+        self._side = random.randrange(2)
+
+    def __call__(self, node: "Node", target: int, frame: bytes) -> list[tuple[int, bytes]]:
+        tag = tag_of(frame)
+        group = node.groups[0]
+        if tag == "proposal":
+            self._prepare_second(group, frame)
+        if target % 2 == self._side or tag not in {"proposal", "prepare", "commit"}:
+            return [(0, frame)]
+        return [(0, self._second(node, group, tag, frame))]
+
+    def _prepare_second(self, group: Group, frame: bytes) -> None:
+        _, _, pre_prepare, encoded = opened(frame)
+        digest = open_vote(group.chain, pre_prepare)[1].digest
+        if digest in self._other:
+            return
+        block = decode_block(encoded)
+        second = encode_block(msgspec.structs.replace(block, time_ms=block.time_ms + 1))
+        self._other[digest] = group.block_digest(second)
+        self._blocks[digest] = second
+
+    def _second(self, node: "Node", group: Group, tag: str, frame: bytes) -> bytes:
+        if tag == "proposal":
+            _, epoch, pre_prepare, _ = opened(frame)
+            vote = open_vote(group.chain, pre_prepare)[1]
+            assert isinstance(vote, PrePrepare)
+            lie = seal_message(node.key, group, msgspec.structs.replace(vote, digest=self._other[vote.digest]))
+            return seal_message(node.key, group, Proposal(epoch, lie, self._blocks[vote.digest]))
+        vote = open_vote(group.chain, frame)[1]
+        assert isinstance(vote, Prepare | Commit)
+        if vote.digest not in self._other:
+            return frame
+        return seal_message(node.key, group, msgspec.structs.replace(vote, digest=self._other[vote.digest]))
+
+
+class Silent:
+    """Says nothing of some kinds."""
+
+    def __init__(self, kinds: frozenset[str]) -> None:
+        self._kinds = kinds
+
+    def __call__(self, node: "Node", target: int, frame: bytes) -> list[tuple[int, bytes]]:
+        return [] if not self._kinds or tag_of(frame) in self._kinds else [(0, frame)]
+
+
+def silent(random: Random) -> Tamper:
+    return Silent(
+        random.choice(
+            (frozenset(), frozenset({"proposal"}), frozenset({"proposal", "new_view"}), frozenset({"commit"}))
+        )
+    )
+
+
+class Slow:
+    """Does everything just before others lose patience."""
+
+    def __init__(self, kinds: frozenset[str]) -> None:
+        self._kinds = kinds
+
+    def __call__(self, node: "Node", target: int, frame: bytes) -> list[tuple[int, bytes]]:
+        if tag_of(frame) not in self._kinds:
+            return [(0, frame)]
+        return [(node.cluster.plan.timeout_ms * 9 // 10, frame)]
+
+
+def slow(random: Random) -> Tamper:
+    return Slow(
+        random.choice((frozenset({"proposal"}), frozenset({"proposal", "prepare", "commit"}), frozenset({"new_view"})))
+    )
+
+
+class Selective:
+    """Talks with a bare quorum and leaves the others in the dark, now these, now those."""
+
+    def __init__(self, random: Random) -> None:
+        self._salt = random.randrange(1_000)
+        self._kinds = random.choice((frozenset({"proposal"}), frozenset({"proposal", "prepare", "commit", "new_view"})))
+
+    def __call__(self, node: "Node", target: int, frame: bytes) -> list[tuple[int, bytes]]:
+        if tag_of(frame) not in self._kinds:
+            return [(0, frame)]
+        group = node.groups[0]
+        others = [i for v in group.validators if v != node.key.identity for i in node.cluster.indices[v]]
+        turn = (self._salt + node.cluster.world.now // 2_000) % len(others)
+        chosen = (others[turn:] + others[:turn])[: group.quorum - 1]
+        return [(0, frame)] if target in chosen else []
+
+
+class FarAhead:
+    """Votes for heights and views that are far away, many of them, to fill the memory of others."""
+
+    def __init__(self, random: Random) -> None:
+        self._random = random
+
+    def __call__(self, node: "Node", target: int, frame: bytes) -> list[tuple[int, bytes]]:
+        if tag_of(frame) not in {"prepare", "commit", "status", "view_change"} or self._random.random() > 0.2:
+            return [(0, frame)]
+        fields = opened(frame)
+        lies = []
+        for _ in range(6):
+            changed = list(fields)
+            changed[2] += self._random.choice((0, 1, 5, 1_000, 2**50))
+            if isinstance(changed[3], int) and not isinstance(changed[3], bool):
+                changed[3] += self._random.choice((0, 1, 2, 3, 10, 1_000, 2**50))
+            changed[1] += self._random.choice((0, 0, 0, 1, 7, 2**50))
+            lies.append((0, resealed(node, changed)))
+        return [(0, frame), *lies]
+
+
+class Babbler:
+    """Sends bytes that are no messages, and other nodes' messages as its own."""
+
+    def __init__(self, random: Random) -> None:
+        self._random = random
+        self._heard: list[bytes] = []
+
+    def __call__(self, node: "Node", target: int, frame: bytes) -> list[tuple[int, bytes]]:
+        random = self._random
+        if random.random() > 0.2:
+            return [(0, frame)]
+        match random.randrange(5):
+            case 0:
+                noise = random.randbytes(random.choice((1, 50, 97, 400)))
+            case 1:
+                noise = frame[: random.randrange(len(frame))]
+            case 2:
+                noise = frame + b"\0"
+            case 3:
+                noise = seal(node.key, vote_domain(node.cluster.genesis.chain), random.randbytes(40))
+            case _:
+                noise = seal(node.key, vote_domain("another"), frame[HEADER_BYTES:])
+        return [(0, frame), (0, noise)]
+
+
+ATTACKS: dict[str, Callable[[Random], Tamper | None]] = {
+    "mutant": mutant,
+    "equivocator": Equivocator,
+    "silent": silent,
+    "slow": slow,
+    "selective": Selective,
+    "false_certificates": false_certificates,
+    "false_checkpoints": false_checkpoints,
+    "poisoner": poisoner,
+    "far_ahead": FarAhead,
+    "babbler": Babbler,
+    # What these do is not in their frames: see `cluster`.
+    "twin": lambda random: None,
+    "hasty": lambda random: None,
+    "liar": lambda random: None,
+    "censor": lambda random: None,
+    "amnesiac": lambda random: None,
+}

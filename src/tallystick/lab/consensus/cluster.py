@@ -1,0 +1,179 @@
+"""The cluster of one run: nodes, network and clients, wired together as a plan says."""
+
+from dataclasses import replace
+from typing import Final
+
+from tallystick.canon.identity import Key
+from tallystick.consensus.pbft.group import Group
+from tallystick.errors import Refused
+from tallystick.lab.consensus.application import Application, Reply, Request, Transfer
+from tallystick.lab.consensus.byzantine import ATTACKS
+from tallystick.lab.consensus.clients import Client, Mischief
+from tallystick.lab.consensus.invariants import Watch
+from tallystick.lab.consensus.network import Network
+from tallystick.lab.consensus.node import Habits, Node
+from tallystick.lab.consensus.plan import Plan
+from tallystick.lab.consensus.signatures import chain_of, key_of
+from tallystick.lab.consensus.world import World
+
+OPERATOR: Final = "operator"
+RECONNECT_MS: Final = 15
+
+
+class Cluster:
+    def __init__(self, plan: Plan, *, story: bool = False) -> None:
+        self.plan = plan
+        self.world = World(plan.seed, story=story)
+        self.crashes = 0
+        self.refusals = 0
+        names = tuple(self.key(f"validator {i}").identity for i in range(plan.n))
+        self.genesis = Group(chain_of(real=plan.real), names, parameters=plan.parameters)
+        self.validators = names
+        """Those that agree now, as far as any honest node knows."""
+        self._epoch = 0
+        self.watch = Watch(self)
+        self.watch.groups[0] = self.genesis
+        self.network = Network(self.world, plan.weather, self._arrive)
+        self._shell = self.world.random("shell")
+        self.nodes: list[Node] = []
+        self.indices: dict[str, tuple[int, ...]] = {}
+        faulty = dict(plan.attacks)
+        for i in range(plan.nodes):
+            self._add(self.key(f"validator {i}"), faulty.get(i))
+        for i, attack in plan.attacks:
+            if attack == "twin":
+                self._add(self.nodes[i].key, "twin")
+        self._split_twins()
+        self.clients = self._make_clients()
+        self.mischief = [
+            Mischief(self, self.key(f"hostile {name}"), self.world.random(f"hostile {name}")) for name in plan.nuisances
+        ]
+        self.operator = Client(self, OPERATOR, [])
+
+    # ---- making
+
+    def key(self, name: str) -> Key:
+        return key_of(name, real=self.plan.real)
+
+    def new_application(self, node: Node | None = None) -> Application:
+        kind = Application
+        if node is not None and not node.honest:
+            kind = {"liar": Liar, "censor": Censor}.get(dict(self.plan.attacks).get(node.index, ""), Application)
+        return kind(
+            self.genesis.chain,
+            self.key(OPERATOR).identity,
+            self.genesis.validators,
+            heartbeat_ms=self.plan.heartbeat_ms,
+        )
+
+    def _add(self, key: Key, attack: str | None) -> None:
+        index = len(self.nodes)
+        trouble, random = self.plan.trouble, self.world.random(f"machine {index}")
+        crash = trouble.crash if attack is None else trouble.crash / 2
+        if attack == "amnesiac":
+            crash = max(crash, 0.02)
+        habits = Habits(self.plan.tick_ms, random.randint(*trouble.sync_ms), crash)
+        node = Node(self, index, key, habits, honest=attack is None)
+        node.skew_ms = random.randint(-trouble.skew_ms, trouble.skew_ms)
+        node.disk.kept_blocks = self.plan.kept_blocks
+        if attack is not None:
+            node.tamper = ATTACKS[attack](self.world.random(f"attack {index}"))
+            node.haste = 20 if attack == "hasty" else 1
+            node.forgetful = attack == "amnesiac"
+        self.nodes.append(node)
+        self.indices[key.identity] = (*self.indices.get(key.identity, ()), index)
+
+    def _split_twins(self) -> None:
+        """Each of two twins talks with a part of the others; all first twins with the same part."""
+        random = self.world.random("twins")
+        pairs = [pair for pair in self.indices.values() if len(pair) == 2]
+        if not pairs:
+            return
+        first, second = {pair[0] for pair in pairs}, {pair[1] for pair in pairs}
+        others = [i for i in range(len(self.nodes)) if i not in first | second]
+        random.shuffle(others)
+        half = len(others) // 2
+        both = set(random.sample(others, random.choice((0, 0, 1))))
+        for nodes, side in ((first, set(others[:half])), (second, set(others[half:]))):
+            for i in nodes:
+                self.nodes[i].reach = frozenset(side | both | nodes - {i})
+
+    def _make_clients(self) -> list[Client]:
+        random = self.world.random("wishes")
+        names = [self.key(f"client {i}").identity for i in range(self.plan.clients)]
+        wishes: list[list[Request]] = [[] for _ in names]
+        for i in range(self.plan.requests):
+            mine = wishes[i % len(wishes)]
+            mine.append(Transfer(len(mine) + 1, random.choice(names), random.choice((1, 5, 100, 5_000))))
+        return [Client(self, f"client {i}", mine) for i, mine in enumerate(wishes)]
+
+    # ---- what nodes need
+
+    def reply(self, node: Node, reply: Reply) -> None:
+        for client in (*self.clients, self.operator):
+            if client.key.identity == reply.client and client.pending:
+                self.world.later(1, client.hear, node.key.identity, reply)
+
+    def contacts(self) -> list[Node]:
+        """Nodes of the validators that a client knows."""
+        return [self.nodes[i] for identity in self.validators for i in self.indices[identity]]
+
+    def regrouped(self, node: Node, group: Group) -> None:
+        self.watch.regrouped(node, group)
+        if not node.honest:
+            return
+        if group.epoch > self._epoch:
+            self._epoch, self.validators = group.epoch, group.validators
+        for identity in group.validators:
+            for index in self.indices[identity]:
+                if index != node.index and self.nodes[index].up:
+                    self._greet(node.index, index)
+
+    def connect(self, index: int) -> None:
+        """A node that has just started finds its peers, and they find it."""
+        for other in self.nodes:
+            if other.index != index and other.up and other.key is not self.nodes[index].key:
+                self._greet(index, other.index)
+                self._greet(other.index, index)
+
+    def reconnect(self, links: list[tuple[int, int]]) -> None:
+        for source, target in links:
+            self._greet(source, target)
+
+    def _greet(self, index: int, peer: int) -> None:
+        """Tells a node, in a moment, that its channel to a peer is open."""
+        self.world.later(1 + self._shell.randrange(RECONNECT_MS), self._connected, index, peer)
+
+    def _connected(self, index: int, peer: int) -> None:
+        node, other = self.nodes[index], self.nodes[peer]
+        if node.up and other.up and self.network.reaches(index, peer) and self.network.reaches(peer, index):
+            node.connected(other.key.identity)
+
+    def _arrive(self, source: int, target: int, frame: bytes) -> None:
+        node, sender = self.nodes[target], self.nodes[source]
+        if not node.up or (node.reach is not None and source not in node.reach):
+            return
+        self.world.trace(self.world.now.to_bytes(4, "big"), bytes((source, target)), frame)
+        if self.world.story is not None:
+            self.watch.heard(sender, node, frame)
+        node.receive(sender.key.identity, frame)
+
+
+class Liar(Application):
+    """Executes to something else."""
+
+    def _apply(self, transaction: bytes) -> Reply:
+        reply = super()._apply(transaction)
+        return replace(reply, result=reply.result + " more")
+
+    def snapshot(self) -> bytes:
+        return super().snapshot()[:-1] + b"\0"
+
+
+class Censor(Application):
+    """Admits nothing from some clients."""
+
+    def admit(self, transaction: bytes) -> None:
+        super().admit(transaction)
+        if transaction[0] & 1:
+            raise Refused("censored", "not that one")
