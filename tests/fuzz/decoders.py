@@ -18,9 +18,11 @@ import atheris
 with atheris.instrument_imports(include=["tallystick", "msgspec", "safetensors"]):
     from cryptography.hazmat.primitives.asymmetric import ec
 
+    import cometbft_vectors
     from proof_samples import ATTACKER, sample
     from tallystick.canon.encoding import to_json
     from tallystick.canon.sealed import seal
+    from tallystick.consensus.cometbft.messages import REQUESTS, unwrap, wrap
     from tallystick.errors import Refused
     from tallystick.ledger.genesis import load_genesis
     from tallystick.ledger.state import load_state
@@ -46,6 +48,7 @@ def behind(domain: str, decode: Decode) -> Decode:
 
 
 DECODERS: Final[dict[str, Decode]] = {
+    "abci-request": lambda data: unwrap(REQUESTS, data),
     "checkpoint": lambda data: state.decode_checkpoint(data, "fuzz"),
     "commitment": behind(commitment.DOMAIN, commitment.open_commitment),
     "envelope": lambda data: open_envelope(data, PUBLIC),
@@ -67,9 +70,16 @@ DECODERS: Final[dict[str, Decode]] = {
 
 
 def seeds() -> list[bytes]:
-    """What honest provers write, for the fuzzer to start from."""
+    """What honest provers and engines write, for the fuzzer to start from."""
     run = sample().run
-    return [encode_spec(run.training.spec), run.program, to_json(sample().commitment()), to_blob(run.initial)]
+    requests = [wrap(message) for message, _ in cometbft_vectors.REQUESTS]
+    return [
+        *requests,
+        encode_spec(run.training.spec),
+        run.program,
+        to_json(sample().commitment()),
+        to_blob(run.initial),
+    ]
 
 
 def fuzz(name: str, seconds: int) -> None:

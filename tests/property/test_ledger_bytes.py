@@ -116,12 +116,15 @@ def test_a_mapping_out_of_order_or_with_a_repeated_key_is_refused() -> None:
             load_state(msgspec.msgpack.encode([*fields[:3], accounts, *fields[4:]]))
 
 
-@given(st.binary(max_size=300), trees)
-def test_signed_nonsense_is_a_refusal_and_never_a_crash(noise: bytes, tree: object) -> None:
+KINDS = ["transfer", "batch", "add_validator", "remove_validator", "rotate_key", "accuse"]
+
+
+@given(st.binary(max_size=300), trees, st.sampled_from(KINDS))
+def test_signed_nonsense_is_a_refusal_and_never_a_crash(noise: bytes, tree: object, kind: str) -> None:
     state = busy_state()
     domain = f"tallystick/{state.chain}/transaction"
     shaped = msgspec.msgpack.encode(tree)
-    for payload in (noise, shaped, msgspec.msgpack.encode([1, ["transfer", tree, tree]])):
+    for payload in (noise, shaped, msgspec.msgpack.encode([1, [kind, tree, tree]])):
         raw = seal(key(CLIENT), domain, payload or b"\x00")
         try:
             assert read_transaction(raw) == open_transaction(raw, state.chain)

@@ -147,12 +147,15 @@ def test_results_say_what_became_of_each_transaction(tmp_path: Path) -> None:
 
 def test_what_happened_is_told_as_events(tmp_path: Path) -> None:
     async def scenario(app: App, comet: Comet) -> None:
+        heard: list[int] = []
+        app.node.listen(lambda state: heard.append(state.height))
         task = Payer(GENESIS, CLIENT).sign(OpenTask(name("spec"), name("initial"), 1, 4, 1000, POLICY))
         response = await comet.run_block(comet.chain.decide((task,), START))
         (opened,) = (event for event in response.events if event.type == "task_opened")
         attributes = {attribute.key: attribute.value for attribute in opened.attributes}
         assert attributes["client"] == key(CLIENT).identity and attributes["reward"] == "1000"
         assert all(attribute.index for attribute in opened.attributes)
+        assert len(app.node.journal.events(0)) == len(response.events) and heard == [1]
 
     with_one(tmp_path, scenario)
 
@@ -182,6 +185,8 @@ def test_a_proposal_holds_what_is_authentic_once_and_fits(tmp_path: Path) -> Non
         for room, fit in ((3 * each, 3), (3 * each - 1, 2), (each, 1), (each - 1, 0), (-1, 0)):
             request = m.RequestPrepareProposal(room, (first, second, third), None, (), 1, at(START))
             assert (await comet.ask(CONSENSUS, request)).txs == (first, second, third)[:fit]
+        twice = m.RequestPrepareProposal(2 * each, (first, first, second), None, (), 1, at(START))
+        assert (await comet.ask(CONSENSUS, twice)).txs == (first, second)  # a repetition takes no room
 
     with_one(tmp_path, scenario)
 

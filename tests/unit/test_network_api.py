@@ -19,6 +19,10 @@ from tallystick.network.node import Node
 PAY = Transfer(key("ann").identity, 7)
 
 
+LIMIT_SECONDS = 10
+"""For a story; less than what some in it are ready to wait, so that whoever is not woken fails it."""
+
+
 class Alone:
     """An engine of one: it admits, and executes in the loop's next turn unless it is told to hold."""
 
@@ -74,7 +78,7 @@ def face(tmp_path: Path) -> Face:
 
 def run(story: Coroutine[None, None, None]) -> None:
     async def limited() -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(LIMIT_SECONDS):
             await story
 
     asyncio.run(limited())
@@ -140,8 +144,8 @@ def test_whoever_waits_is_told_when_its_transaction_is_executed_and_not_before(f
     async def story() -> None:
         face.engine.held = []
         raw, other = face.sign(1), face.sign(2)
-        waiting = asyncio.create_task(face.post(raw))
-        looking = asyncio.create_task(face.http.get(f"/v1/transactions/{blob_name(raw)}?wait_ms=5000"))
+        waiting = asyncio.create_task(face.post(raw, wait_ms=30_000))
+        looking = asyncio.create_task(face.http.get(f"/v1/transactions/{blob_name(raw)}?wait_ms=30000"))
         assert (await face.post(other, wait_ms=1)).outcome is None
         assert not waiting.done() and not looking.done()
         face.engine.execute(raw)

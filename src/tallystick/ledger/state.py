@@ -32,9 +32,12 @@ Standing = Literal["active", "suspended", "leaving", "ejected"]
 Status = Literal["open", "done", "expired"]
 
 
-class Reply(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_like=True):
+class Reply(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_like=True, gc=False):
     """What became of the last transaction executed for an account. It is part of the state so that whoever sends the
-    transaction again is told, also by a validator that got the state from others, and it is never executed twice."""
+    transaction again is told, also by a validator that got the state from others, and it is never executed twice.
+
+    Accounts and replies are many and in no cycles, so the collector is spared them (`gc=False`).
+    """
 
     nonce: int = 0
     hash: str = ""
@@ -45,7 +48,7 @@ class Reply(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_like=
 NO_REPLY: Final = Reply()
 
 
-class Account(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_like=True):
+class Account(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_like=True, gc=False):
     balance: Amount = 0
     stake: Amount = 0
     locked: Amount = 0
