@@ -144,7 +144,7 @@ KINDS = [kind for kind in vars(m).values() if dataclasses.is_dataclass(kind) and
 MESSAGES = st.sampled_from(KINDS).flatmap(values)
 
 
-@settings(max_examples=300)
+@settings(max_examples=200, deadline=None)
 @given(MESSAGES)
 def test_what_is_written_is_read(message: Any) -> None:
     data = encode(message)
@@ -154,7 +154,7 @@ def test_what_is_written_is_read(message: Any) -> None:
     assert numbers == sorted(set(numbers))
 
 
-@settings(max_examples=300)
+@settings(max_examples=200, deadline=None)
 @given(st.sampled_from(KINDS), st.binary(max_size=200))
 def test_any_bytes_give_a_message_or_a_refusal(kind: type[Any], data: bytes) -> None:
     try:
@@ -164,7 +164,7 @@ def test_any_bytes_give_a_message_or_a_refusal(kind: type[Any], data: bytes) -> 
     assert decode(kind, encode(message)) == message
 
 
-@settings(max_examples=300)
+@settings(max_examples=200, deadline=None)
 @given(MESSAGES, st.lists(st.tuples(st.integers(0, 200), st.integers(0, 1), st.binary(max_size=2)), max_size=4))
 def test_spoiled_messages_are_read_or_refused(message: Any, edits: list[tuple[int, int, bytes]]) -> None:
     data = encode(message)
@@ -178,6 +178,7 @@ def test_spoiled_messages_are_read_or_refused(message: Any, edits: list[tuple[in
     assert decode(type(message), encode(other)) == other
 
 
+@settings(deadline=None)
 @given(st.integers(0, 2**64 - 1))
 def test_varints_take_seven_bits_a_byte(value: int) -> None:
     data = varint(value)
