@@ -8,11 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cometbft_vectors import REQUESTS, RESPONSES
+from ledger_network import key
 from tallystick.consensus.cometbft import messages as m
 from tallystick.consensus.cometbft import protobuf
-from tallystick.consensus.cometbft.connection import Frames, frame
+from tallystick.consensus.cometbft.chain import MAX_BLOCK_BYTES
+from tallystick.consensus.cometbft.connection import MAX_FRAME_BYTES, Frames, frame
 from tallystick.consensus.cometbft.protobuf import Kind, decode, encode, fields_of, varint
 from tallystick.errors import Refused
+from tallystick.ledger.transactions import Deposit, sign_transaction
 
 VECTORS = [(m.REQUESTS, *vector) for vector in REQUESTS] + [(m.RESPONSES, *vector) for vector in RESPONSES]
 NAMES = [type(message).__name__ for _, message, _ in VECTORS]
@@ -107,6 +110,12 @@ def test_empty_entries_cannot_fill_the_memory() -> None:
         with pytest.raises(Refused) as refused:
             decode(kind, data)
         assert refused.value.code == "too_many_elements"
+
+
+def test_the_largest_block_of_the_smallest_transactions_can_be_read() -> None:
+    smallest = sign_transaction(key("ann"), "c", 1, Deposit(0))
+    field = protobuf.delimited(1, smallest)
+    assert MAX_BLOCK_BYTES // len(field) < protobuf.MAX_ELEMENTS and MAX_BLOCK_BYTES < MAX_FRAME_BYTES // 2
 
 
 def test_a_number_out_of_range_is_never_written() -> None:
