@@ -1,8 +1,8 @@
 """One root per family over everything that may differ between two CPUs.
 
 The short version trains each family for SHORT steps. The long one (`pytest --long -m long -s`, with `-n 2` for two at
-a time) does LONG steps, family by family, in both profiles of exact-v1. A check of five steps is not enough: a published
-audit missed a divergence that appeared at the fifteenth.
+a time) does LONG steps, family by family, in both profiles of exact-v1. A check of five steps is not enough: a
+published audit missed a divergence that appeared at the fifteenth.
 """
 
 import os
