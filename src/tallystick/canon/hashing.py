@@ -30,4 +30,4 @@ def is_name(text: str) -> bool:
     >>> is_name("../../etc/passwd"), is_name("0" * 64)
     (False, True)
     """
-    return len(text) == 2 * DIGEST_BYTES and all(c in "0123456789abcdef" for c in text)
+    return len(text) == 2 * DIGEST_BYTES and not text.strip("0123456789abcdef")
