@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from cometbft_engine import Chain, Comet, at
+from cometbft_engine import BLOCK_BYTES, Chain, Comet, at
 from ledger_network import key
 from tallystick.consensus.cometbft import messages as m
 from tallystick.consensus.cometbft.adapter import Adapter
@@ -52,8 +52,9 @@ class App:
 
 def make_chain(genesis: Genesis) -> Chain:
     validators = tuple(update_of(info.identity) for info in genesis.validators)
-    time = at(genesis.time_ms)
-    return Chain(m.RequestInitChain(time, comet_chain(chain_id(genesis)), None, validators, b"", 1))
+    params = m.ConsensusParams(m.BlockParams(BLOCK_BYTES, -1), abci=m.ABCIParams())
+    name = comet_chain(chain_id(genesis))
+    return Chain(m.RequestInitChain(at(genesis.time_ms), name, params, validators, b"", 1))
 
 
 class Payer:

@@ -124,7 +124,7 @@ class Comet:
         height = info.last_block_height
         if height == 0:
             await self._init_chain()
-        assert height == 0 or height >= self.base - 1, "the application is behind what the store still has"
+        assert height >= self.base - 1, "the application is behind what the store still has"
         assert height <= self.stored, "the application is ahead of the block store: CometBFT refuses to start"
         for block in self.chain.blocks[height : self.stored]:
             await self._apply(block)

@@ -13,8 +13,8 @@ from tallystick.program.dtypes import DTYPE_NAMES
 from tallystick.program.graph import DTypeName, Float, Node, Ref, TensorSpec
 from tallystick.proof.dispute.referee.numbers import Value, encoded
 from tallystick.proof.dispute.rules import maps, reductions
-from tallystick.proof.dispute.rules.lines import Line, Operand, Read, size
-from tallystick.proof.dispute.rules.lowering import Lines, lower
+from tallystick.proof.dispute.rules.lines import Line, Lines, Operand, Read, size
+from tallystick.proof.dispute.rules.lowering import lower
 from tallystick.proof.dispute.values import Held, _value, reader
 
 

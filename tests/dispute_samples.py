@@ -21,7 +21,7 @@ from tallystick.proof.dispute import messages as m
 from tallystick.proof.dispute.party import Party
 from tallystick.proof.dispute.phases import Terms
 from tallystick.proof.dispute.replay import Replay
-from tallystick.proof.dispute.rules.lowering import Json
+from tallystick.proof.dispute.rules.lines import Json
 from tallystick.proof.dispute.rules.step import Step
 from tallystick.proof.dispute.values import Tamper
 from tallystick.proof.roots import records_root, state_root

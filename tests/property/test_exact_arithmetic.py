@@ -117,9 +117,11 @@ def test_the_largest_integers_still_add_up_exactly(terms: int) -> None:
     b[0] = 2.0**-19  # an odd integer, so that one lost unit would show
     expected = float(Fraction((terms - 1) * 2**40 + 2**20) / 2**38)
     assert matmul(a, b).item() == reference.float32(Fraction(expected))
-    column = 2.0**20 - 1 - 2 * (torch.arange(terms, dtype=torch.float64) % 5)  # odd, so that a lost unit would show
-    exact = sum(int(value) ** 2 for value in column.tolist())
-    assert products.float64_product(column[None], column[:, None], FULL_BITS).item() == float(exact)
+    integers = 2.0**20 - 1 - 2 * (torch.arange(terms, dtype=torch.float64) % 5)  # odd, so that a lost unit would show
+    exact = sum(int(value) ** 2 for value in integers.tolist())
+    zero = torch.zeros(1, 1, dtype=torch.int64)
+    row, column = products.Rounded(integers[None], zero), products.Rounded(integers[:, None], zero)
+    assert products.float64_product(row, column, FULL_BITS).item() == float(exact)
 
 
 def test_a_product_over_too_many_terms_is_refused() -> None:

@@ -33,5 +33,11 @@ def test_only_64_lower_case_hex_characters_are_a_name(text: str) -> None:
     assert not is_name(text)
 
 
+@pytest.mark.parametrize("place", [0, 31, 63])
+def test_a_name_has_no_other_character_anywhere(place: int) -> None:
+    good = "0a" * 32
+    assert is_name(good) and not is_name(good[:place] + "/" + good[place + 1 :])
+
+
 def test_a_digest_in_hex_is_a_name() -> None:
     assert is_name(digest("d").hex())

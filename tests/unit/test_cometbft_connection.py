@@ -35,6 +35,7 @@ def answers(data: bytes) -> list[Any]:
     return found
 
 
+@settings(deadline=None)
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=200), max_size=20), st.data())
 def test_requests_are_answered_in_order_however_they_are_cut(texts: list[str], data: st.DataObject) -> None:
     wire = b"".join(frame(m.RequestEcho(text)) for text in texts)
@@ -85,7 +86,7 @@ def test_a_large_frame_is_refused_before_it_comes() -> None:
     assert within.next() == bytes(1000)
 
 
-@settings(max_examples=300)
+@settings(max_examples=200, deadline=None)
 @given(st.lists(st.binary(max_size=40), max_size=5))
 def test_any_bytes_are_answered_or_refused(parts: list[bytes]) -> None:
     link, _ = connection(limit=1000)

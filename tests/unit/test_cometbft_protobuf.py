@@ -8,11 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cometbft_vectors import REQUESTS, RESPONSES
+from ledger_network import key
 from tallystick.consensus.cometbft import messages as m
 from tallystick.consensus.cometbft import protobuf
-from tallystick.consensus.cometbft.connection import Frames, frame
+from tallystick.consensus.cometbft.chain import MAX_BLOCK_BYTES
+from tallystick.consensus.cometbft.connection import MAX_FRAME_BYTES, Frames, frame
 from tallystick.consensus.cometbft.protobuf import Kind, decode, encode, fields_of, varint
 from tallystick.errors import Refused
+from tallystick.ledger.transactions import Deposit, sign_transaction
 
 VECTORS = [(m.REQUESTS, *vector) for vector in REQUESTS] + [(m.RESPONSES, *vector) for vector in RESPONSES]
 NAMES = [type(message).__name__ for _, message, _ in VECTORS]
@@ -109,6 +112,12 @@ def test_empty_entries_cannot_fill_the_memory() -> None:
         assert refused.value.code == "too_many_elements"
 
 
+def test_the_largest_block_of_the_smallest_transactions_can_be_read() -> None:
+    smallest = sign_transaction(key("ann"), "c", 1, Deposit(0))
+    field = protobuf.delimited(1, smallest)
+    assert MAX_BLOCK_BYTES // len(field) < protobuf.MAX_ELEMENTS and MAX_BLOCK_BYTES < MAX_FRAME_BYTES // 2
+
+
 def test_a_number_out_of_range_is_never_written() -> None:
     with pytest.raises(ValueError, match="power"):
         encode(m.ValidatorUpdate(power=2**63))
@@ -144,7 +153,7 @@ KINDS = [kind for kind in vars(m).values() if dataclasses.is_dataclass(kind) and
 MESSAGES = st.sampled_from(KINDS).flatmap(values)
 
 
-@settings(max_examples=300)
+@settings(max_examples=200, deadline=None)
 @given(MESSAGES)
 def test_what_is_written_is_read(message: Any) -> None:
     data = encode(message)
@@ -154,7 +163,7 @@ def test_what_is_written_is_read(message: Any) -> None:
     assert numbers == sorted(set(numbers))
 
 
-@settings(max_examples=300)
+@settings(max_examples=200, deadline=None)
 @given(st.sampled_from(KINDS), st.binary(max_size=200))
 def test_any_bytes_give_a_message_or_a_refusal(kind: type[Any], data: bytes) -> None:
     try:
@@ -164,7 +173,7 @@ def test_any_bytes_give_a_message_or_a_refusal(kind: type[Any], data: bytes) -> 
     assert decode(kind, encode(message)) == message
 
 
-@settings(max_examples=300)
+@settings(max_examples=200, deadline=None)
 @given(MESSAGES, st.lists(st.tuples(st.integers(0, 200), st.integers(0, 1), st.binary(max_size=2)), max_size=4))
 def test_spoiled_messages_are_read_or_refused(message: Any, edits: list[tuple[int, int, bytes]]) -> None:
     data = encode(message)
@@ -178,6 +187,7 @@ def test_spoiled_messages_are_read_or_refused(message: Any, edits: list[tuple[in
     assert decode(type(message), encode(other)) == other
 
 
+@settings(deadline=None)
 @given(st.integers(0, 2**64 - 1))
 def test_varints_take_seven_bits_a_byte(value: int) -> None:
     data = varint(value)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from cometbft_app import App, make_chain
-from cometbft_engine import QUERY, Comet
+from cometbft_engine import QUERY, Comet, StoppedError
 from ledger_network import make_genesis
 from tallystick.consensus.cometbft import messages as m
 from tallystick.consensus.cometbft.connection import Frames, frame
@@ -127,5 +127,28 @@ def test_connections_are_bounded(tmp_path: Path) -> None:
                 await writer.wait_closed()
             while not await send(app.path, frame(m.RequestEcho("x"))):
                 pass  # until the server has seen that one of them is gone
+
+    asyncio.run(scenario())
+
+
+def test_a_disk_that_fails_stops_the_server_and_a_restart_goes_on(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        app = App(tmp_path, GENESIS, snapshot_interval=2)
+        async with asyncio.timeout(LIMIT_SECONDS), Comet(make_chain(GENESIS)) as comet:
+            running = asyncio.create_task(app.server.run(listen(app.address)))
+            await asyncio.sleep(0)
+            await comet.start(app.path)
+            await comet.run_block(comet.chain.decide((), GENESIS.time_ms))
+            (tmp_path / "snapshots").rmdir()
+            with pytest.raises(StoppedError, match="hung up"):
+                await comet.run_block(comet.chain.decide((), GENESIS.time_ms))
+            with pytest.raises(FileNotFoundError):
+                await running
+            restarted = app.again()
+            async with restarted.serving():
+                await comet.start(restarted.path)
+                await comet.run_block(comet.chain.decide((), GENESIS.time_ms))
+                assert restarted.node.height == 3
+                await comet.hang_up()
 
     asyncio.run(scenario())

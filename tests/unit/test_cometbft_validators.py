@@ -16,6 +16,8 @@ from tallystick.consensus.cometbft import messages as m
 from tallystick.consensus.cometbft.port import Offense
 from tallystick.consensus.cometbft.validators import address_of, changes, offenses, update_of
 from tallystick.errors import Refused
+from tallystick.ledger.execute import execute_block
+from tallystick.ledger.genesis import genesis_state
 from tallystick.ledger.transactions import AddValidator, AnyBody, Deposit, RemoveValidator, RotateKey, prove_rotation
 
 GENESIS = make_genesis()
@@ -166,3 +168,19 @@ def test_the_ledger_slashes_before_the_transactions_of_the_block(tmp_path: Path)
         assert result.data == b"not_validator"
 
     play(tmp_path, story)
+
+
+def test_the_only_validator_is_convicted_once_and_keeps_the_office() -> None:
+    state = genesis_state(make_genesis(["v0"]))
+    for height, events in ((1, 1), (2, 0)):
+        executed = execute_block(
+            state,
+            height=height,
+            time_ms=START,
+            beacon=bytes(32),
+            transactions=[],
+            offenses=[Offense(V[0], 1), Offense(V[0], 2)],
+        )
+        state = executed.state
+        assert len(executed.events) == events
+        assert state.culprits == (V[0],) and [validator.bond for validator in state.validators] == [0]

@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from dispute_samples import AT, KEYS, STEPS, Change, honest, liar, lying, play, play_against, sample
+from tallystick.canon.hashing import blob_name
 from tallystick.canon.identity import Key
 from tallystick.canon.merkle import path_to, root_of
 from tallystick.canon.sealed import seal
@@ -19,6 +20,7 @@ from tallystick.proof.dispute import messages as m
 from tallystick.proof.dispute import phases as ph
 from tallystick.proof.dispute import referee
 from tallystick.proof.dispute.party import Party
+from tallystick.proof.dispute.record import Agreed, terms_of
 from tallystick.proof.dispute.referee.openings import MissingError, Opened, Opening, data_root
 from tallystick.proof.dispute.replay import Replay
 from tallystick.proof.dispute.resolving import found
@@ -325,3 +327,10 @@ def test_the_referee_loads_neither_torch_nor_numpy() -> None:
 def test_the_referee_can_be_read_in_one_sitting() -> None:
     folder = Path(referee.__file__).parent
     assert sum(len(path.read_text().splitlines()) for path in folder.glob("*.py")) < 500
+
+
+@pytest.mark.parametrize("spec", [b"[]", b"{}", b"x", b'{"program":1}', b"[" * 100_000])
+def test_a_specification_that_is_none_is_refused(spec: bytes) -> None:
+    agreed = Agreed("tallystick-dispute-v1", blob_name(spec), 7, ("1" * 64, "2" * 64), ("3" * 64, "4" * 64), 60, 0)
+    with pytest.raises(Refused, match=r"bad_spec|wrong_program"):
+        terms_of(agreed, b"{}", spec)

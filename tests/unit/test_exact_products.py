@@ -1,7 +1,6 @@
 """Matrix products: compiled kernels at every level, float64, int8 and plain integers have the same bits."""
 
 import math
-from collections.abc import Callable
 from fractions import Fraction
 
 import pytest
@@ -14,6 +13,7 @@ from tallystick.errors import NonFiniteError, Refused
 from tallystick.exact.products import (
     FAST_BITS,
     FULL_BITS,
+    Product,
     digits_of,
     exact_terms,
     float64_product,
@@ -225,7 +225,7 @@ def test_an_int8_unit_that_saturates_gives_other_bits(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("product", [float64_product, int8_product])
-def test_sums_beyond_float64_are_exact_in_every_way(product: Callable[[Tensor, Tensor, int], Tensor]) -> None:
+def test_sums_beyond_float64_are_exact_in_every_way(product: Product) -> None:
     terms = 2 * exact_terms(FULL_BITS) + 5
     a, b = torch.full((1, terms), LARGEST_BELOW_ONE), torch.full((terms, 1), LARGEST_BELOW_ONE)
     a[0, ::2] = 0.5 + 2.0**-20

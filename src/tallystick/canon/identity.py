@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from nacl.bindings import crypto_sign_open
 from nacl.exceptions import BadSignatureError
-from nacl.signing import SigningKey, VerifyKey
+from nacl.signing import SigningKey
 
 from tallystick.canon.hashing import is_name
 from tallystick.errors import Refused, TallystickError
@@ -59,7 +60,7 @@ def verifies(identity: str, message: bytes, signature: bytes) -> bool:
     if not is_name(identity) or len(signature) != SIGNATURE_BYTES:
         return False
     try:
-        VerifyKey(bytes.fromhex(identity)).verify(message, signature)
+        crypto_sign_open(signature + message, bytes.fromhex(identity))
     except BadSignatureError:
         return False
     return True

@@ -15,6 +15,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from tallystick.exact.blocks import by_blocks
 from tallystick.exact.native import accumulate as compiled
 from tallystick.exact.rounding import exponent_above, peak_along, power_of_two, require_finite, to_float32
 
@@ -54,8 +55,13 @@ def to_fixed(gradient: Tensor, exponent: Tensor, micro_batches: int) -> Tensor:
     bits = entry_bits(micro_batches)
     if compiled.usable(gradient):
         return compiled.fixed_and_peak(gradient, bits - int(exponent), bits)[0]
-    units = gradient.to(torch.float64).mul_(power_of_two(bits - exponent.to(torch.int64))).round_()
-    return units.clamp_(-(2.0**bits), 2.0**bits).to(torch.int32)
+    scale = power_of_two(bits - exponent.to(torch.int64))
+
+    @by_blocks
+    def fixed(part: Tensor) -> Tensor:
+        return part.to(torch.float64).mul_(scale).round_().clamp_(-(2.0**bits), 2.0**bits).to(torch.int32)
+
+    return fixed(gradient)
 
 
 def fixed_and_peak(gradient: Tensor, exponent: Tensor, micro_batches: int) -> tuple[Tensor, Tensor]:
@@ -79,7 +85,7 @@ def mean_of(total: Tensor, exponent: Tensor, micro_batches: int) -> Tensor:
     if compiled.usable(total):
         return compiled.mean_of(total, int(exponent) - entry_bits(micro_batches), micro_batches)
     unit = power_of_two(exponent.to(torch.int64) - entry_bits(micro_batches))
-    return to_float32(total.to(torch.float64).mul_(unit).div_(micro_batches))
+    return by_blocks(lambda part: to_float32(part.to(torch.float64).mul_(unit).div_(micro_batches)))(total)
 
 
 def next_exponent(exponent: Tensor, peak: Tensor) -> Tensor:

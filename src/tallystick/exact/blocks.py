@@ -19,17 +19,20 @@ def entries_at_once() -> int:
 
 
 def by_blocks(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """`function`, which maps entry by entry to float32, applied to one block after the other."""
+    """`function`, which maps entry by entry, applied to one block after the other."""
 
     @functools.wraps(function)
     def kernel(x: Tensor) -> Tensor:
         size = entries_at_once()
         if not x.is_cpu or x.numel() <= size:
             return function(x)
-        flat = x.reshape(-1)
-        result = torch.empty(flat.shape, dtype=torch.float32)
-        for part, place in zip(flat.split(size), result.split(size), strict=True):
+        first, *rest = x.reshape(-1).split(size)
+        made = function(first)
+        result = torch.empty(x.shape, dtype=made.dtype)
+        places = result.view(-1).split(size)
+        places[0].copy_(made)
+        for part, place in zip(rest, places[1:], strict=True):
             place.copy_(function(part))
-        return result.view(x.shape)
+        return result
 
     return kernel

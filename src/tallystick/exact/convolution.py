@@ -9,12 +9,12 @@ Everything that one sum runs over shares a power of two, and everything else may
 | gradient of the weight | of the output's gradient, one per output channel | of the input, one per input channel |
 
 Without the compiled kernels (`native`) the integers are convolved in float64, where torch's own convolution adds
-products exactly, in any order, below 2**53. Where a sum has too many terms for that, one operand is split into a high
-and a low part, and the two results are combined in int64.
+products exactly, in any order, below 2**53. A gradient of the weight with more terms is added up in int64 from samples
+that do not; where one sample has too many already, one operand is split into a high and a low part.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
 import torch
@@ -23,8 +23,18 @@ from torch import Tensor
 from tallystick.errors import Refused
 from tallystick.exact.elementwise import plus
 from tallystick.exact.native import convolution as compiled
-from tallystick.exact.products import exact_terms, max_terms, require_terms, scaled_integers
-from tallystick.exact.rounding import power_of_two, to_float32
+from tallystick.exact.products import (
+    Rounded,
+    exact_terms,
+    max_terms,
+    nearest_multiple,
+    require_terms,
+    rounded,
+    rounded_to,
+    unit_over,
+    wide_sum,
+)
+from tallystick.exact.rounding import to_float32
 
 LOW_BITS: Final = 10
 COLUMNS: Final = 2**20
@@ -63,17 +73,20 @@ def convolution(
 
 
 def float64_output(x: Tensor, weight: Tensor, geometry: Geometry, bits: int) -> Tensor:
-    """`convolution` without bias, by torch's own operators."""
-    qx, unit_x = scaled_integers(x, tuple(range(1, x.dim())), bits)
-    qw, unit_w = scaled_integers(weight, tuple(range(1, weight.dim())), bits)
+    """`convolution` without bias, by torch's own operators, some samples at a time."""
+    kernel = rounded(weight, tuple(range(1, weight.dim())), bits)
     terms = weight[:1].numel()
-    count = _samples_at_once(terms * geometry[-1] * math.prod(x.shape[2:]))
+    parts = []
+    for some in x.split(_samples_at_once(terms * geometry[-1] * math.prod(x.shape[2:]))):
+        inputs = rounded(some, tuple(range(1, x.dim())), bits)
 
-    def output_with(part: Tensor) -> Tensor:
-        return torch.cat([torch.ops.aten.convolution(some, part, None, *geometry) for some in qx.split(count)])
+        def output_with(part: Tensor, inputs: Tensor = inputs.values) -> Tensor:
+            output: Tensor = torch.ops.aten.convolution(inputs, part, None, *geometry)
+            return output
 
-    total = _exact(output_with, qw, terms, bits)
-    return to_float32(total * power_of_two(unit_x + unit_w.reshape(1, -1, *_ones(x))))
+        unit = inputs.unit + kernel.unit.reshape(1, -1, *_ones(x))
+        parts.append(to_float32(_exact(output_with, kernel, unit, terms, bits)))
+    return torch.cat(parts)
 
 
 def gradient_of_input(
@@ -101,21 +114,24 @@ def gradient_of_input(
 
 
 def float64_gradient_of_input(gradient: Tensor, x: Tensor, weight: Tensor, geometry: Geometry, bits: int) -> Tensor:
-    """`gradient_of_input` by torch's own operators."""
+    """`gradient_of_input` by torch's own operators, some samples at a time."""
     groups = geometry[-1]
-    qg, unit_g = scaled_integers(gradient, tuple(range(1, gradient.dim())), bits)
-    by_group = weight.reshape(groups, -1, *weight.shape[1:])
-    qw, unit_w = scaled_integers(by_group, (1, *range(3, by_group.dim())), bits)
-    shape = x.to(torch.float64)
+    kernel = rounded(weight.reshape(groups, -1, *weight.shape[1:]), (1, *range(3, weight.dim() + 1)), bits)
+    terms = weight[:, :1].numel() // groups
+    count = _samples_at_once(weight[:1].numel() * groups * math.prod(x.shape[2:]))
+    parts = []
+    for some, inputs in zip(gradient.split(count), x.split(count), strict=True):
+        outputs = rounded(some, tuple(range(1, gradient.dim())), bits)
+        shape = torch.empty_like(inputs, dtype=torch.float64)
 
-    def gradient_with(part: Tensor) -> Tensor:
-        kernel = part.reshape(weight.shape)
-        found: Tensor = torch.ops.aten.convolution_backward(qg, shape, kernel, None, *geometry, [True, False, False])[0]
-        return found
+        def gradient_with(part: Tensor, outputs: Tensor = outputs.values, shape: Tensor = shape) -> Tensor:
+            operands = (_by_pixel(outputs), _by_pixel(shape), _by_pixel(part.reshape(weight.shape)))
+            found: Tensor = torch.ops.aten.convolution_backward(*operands, None, *geometry, [True, False, False])[0]
+            return found
 
-    terms = by_group[0, :, 0].numel()
-    total = _exact(gradient_with, qw, terms, bits)
-    return to_float32(total * power_of_two(unit_g + unit_w.reshape(1, -1, *_ones(x))))
+        unit = outputs.unit + kernel.unit.reshape(1, -1, *_ones(x))
+        parts.append(to_float32(_exact(gradient_with, kernel, unit, terms, bits)))
+    return torch.cat(parts)
 
 
 def gradient_of_weight(
@@ -143,38 +159,42 @@ def gradient_of_weight(
 
 
 def float64_gradient_of_weight(gradient: Tensor, x: Tensor, weight: Tensor, geometry: Geometry, bits: int) -> Tensor:
-    """`gradient_of_weight` by torch's own operators."""
-    groups = geometry[-1]
+    """`gradient_of_weight` by torch's own operators: so many samples at a time that float64 holds their sum."""
+    groups, (outputs, inputs) = geometry[-1], weight.shape[:2]
     along = (0, *range(2, x.dim()))
-    qg, unit_g = scaled_integers(gradient, along, bits)
-    qx, unit_x = scaled_integers(x, along, bits)
-    shape = weight.to(torch.float64)
+    unit_g, unit_x = unit_over(gradient, along, bits), unit_over(x, along, bits)
+    by_group = unit_x.reshape(groups, 1, inputs).expand(groups, outputs // groups, inputs).reshape(outputs, inputs)
+    unit = (unit_g.reshape(outputs, 1) + by_group).reshape(outputs, inputs, *_ones(x))
+    shape = torch.empty_like(weight, dtype=torch.float64)
+    terms = math.prod(gradient.shape[2:])
+    count = min(_samples_at_once(weight[:1].numel() * groups * math.prod(x.shape[2:])), exact_terms(bits) // terms)
 
-    count = _samples_at_once(weight[:1].numel() * groups * math.prod(x.shape[2:]))
+    def parts() -> Iterator[Tensor]:
+        for some, some_inputs in zip(gradient.split(max(1, count)), x.split(max(1, count)), strict=True):
+            taken = _by_pixel(rounded_to(some_inputs, unit_x).values)
 
-    def gradient_with(part: Tensor) -> Tensor:
-        total = torch.zeros_like(shape)
-        for some, inputs in zip(part.split(count), qx.split(count), strict=True):
-            total += torch.ops.aten.convolution_backward(some, inputs, shape, None, *geometry, [False, True, False])[1]
-        return total
+            def gradient_with(part: Tensor, taken: Tensor = taken) -> Tensor:
+                operands = (_by_pixel(part), taken, _by_pixel(shape))
+                found: Tensor = torch.ops.aten.convolution_backward(*operands, None, *geometry, [False, True, False])[1]
+                return found
 
-    terms = gradient.numel() // max(1, gradient.shape[1])
-    total = _exact(gradient_with, qg, terms, bits)
-    outputs, inputs = weight.shape[0], weight.shape[1]
-    units_x = unit_x.reshape(groups, 1, inputs).expand(groups, outputs // groups, inputs).reshape(outputs, inputs)
-    unit = unit_g.reshape(outputs, 1) + units_x
-    return to_float32(total * power_of_two(unit.reshape(outputs, inputs, *_ones(x))))
+            yield _exact(gradient_with, rounded_to(some, unit_g), unit, terms, bits)
+
+    return to_float32(wide_sum(parts(), unit))
 
 
-def _exact(compute: Callable[[Tensor], Tensor], operand: Tensor, terms: int, bits: int) -> Tensor:
-    """`compute(operand)`, linear in `operand`, with exact sums over `terms` products: float64, rounded once."""
+def _exact(compute: Callable[[Tensor], Tensor], operand: Rounded, unit: Tensor, terms: int, bits: int) -> Tensor:
+    """`compute(operand.values)`, linear in that, with exact sums over `terms` products, multiples of 2**`unit`."""
     if terms <= exact_terms(bits):
-        return compute(operand)
+        return compute(operand.values)
     require_terms(terms, min(max_terms(bits), exact_terms(bits) << LOW_BITS))
-    high = torch.round(operand / 2**LOW_BITS)
-    low = operand - high * 2**LOW_BITS
-    combined: Tensor = compute(high).to(torch.int64) * 2**LOW_BITS + compute(low).to(torch.int64)
-    return combined.to(torch.float64)
+    high = nearest_multiple(operand.values.clone(), operand.unit + LOW_BITS)
+    return wide_sum(map(compute, (high, operand.values - high)), unit)
+
+
+def _by_pixel(x: Tensor) -> Tensor:
+    """`x` with the channels of a pixel side by side, as torch's gradients of a convolution are quickest."""
+    return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
 
 
 def _samples_at_once(columns: int) -> int:

@@ -77,7 +77,17 @@ def sign(x: Tensor) -> Tensor:
 
 def relu(x: Tensor) -> Tensor:
     """max(x, 0), and NaN for NaN."""
-    return torch.where(x <= 0, torch.zeros_like(x), x)
+    require_numbers(x)
+    return torch.clamp_min(x, 0)
+
+
+def where(chosen: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """`a` where `chosen`, else `b`; float32 by bits, which is much faster than torch's own."""
+    if chosen.dtype != torch.bool or a.dtype != torch.float32 or b.dtype != torch.float32:
+        return torch.where(chosen, a, b)
+    p, q = a.view(torch.int32), b.view(torch.int32)
+    mask = chosen.expand(torch.broadcast_shapes(chosen.shape, a.shape, b.shape)).to(torch.int32)
+    return mask.mul_(p ^ q).bitwise_xor_(q).view(torch.float32)
 
 
 def clamp(x: Tensor, low: Tensor | Number | None = None, high: Tensor | Number | None = None) -> Tensor:

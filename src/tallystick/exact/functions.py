@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from tallystick.exact.blocks import by_blocks
-from tallystick.exact.rounding import EXPONENT_BIAS_64, power_of_two, settle, to_float32
+from tallystick.exact.rounding import EXPONENT_BIAS_64, settle, to_float32
 
 
 def _numbers(text: str) -> tuple[float, ...]:
@@ -55,8 +55,8 @@ solved for with 80 digits; relative error below 2**-47. All coefficients are pos
 
 def horner(terms: tuple[float, ...], x: Tensor) -> Tensor:
     """The polynomial with coefficients `terms`, highest first, at `x` (float64): one multiply, one add at a time."""
-    value = torch.full_like(x, terms[0])
-    for term in terms[1:]:
+    value = (x * terms[0]).add_(terms[1])
+    for term in terms[2:]:
         value.mul_(x).add_(term)
     return value
 
@@ -125,20 +125,21 @@ def finished(value: Tensor) -> Tensor:
 
 
 def _exp_reduced(x: Tensor) -> tuple[Tensor, Tensor]:
-    """k (int64) and r (float64, |r| <= ln(2)/2) with x = k * ln(2) + r; for NaN, r is NaN and k any number."""
+    """2**k and r (float64, |r| <= ln(2)/2) with x = k * ln(2) + r; for NaN, r is NaN and k any number."""
     k = (x * LOG2_E).round_()
-    return k.to(torch.int64), (x - k * LN2_HIGH).sub_(k * LN2_LOW)
+    r = (x - k * LN2_HIGH).sub_(k * LN2_LOW)
+    exponent = k.add_(2.0**52 + EXPONENT_BIAS_64).view(torch.int64)  # in its low bits
+    return exponent.bitwise_left_shift_(52).view(torch.float64), r
 
 
 def exp_wide(x: Tensor) -> Tensor:
     """exp of a bounded float64, not yet rounded; so are the other wide ones."""
-    k, r = _exp_reduced(x)
-    return horner(EXP_TERMS, r).mul_(power_of_two(k))
+    scale, r = _exp_reduced(x)
+    return horner(EXP_TERMS, r).mul_(scale)
 
 
 def expm1_wide(x: Tensor) -> Tensor:
-    k, r = _exp_reduced(x)
-    scale = power_of_two(k)
+    scale, r = _exp_reduced(x)
     return horner(EXPM1_TERMS, r).mul_(r).mul_(scale).add_(scale - 1.0)
 
 

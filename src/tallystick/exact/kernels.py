@@ -111,7 +111,7 @@ ARITHMETIC_KERNELS: Final[dict[str, Kernel]] = {
     "aten.clamp_min.Tensor": by_entry.clamp,
     "aten.clamp_max.Tensor": by_entry.clamp_max,
     "aten.pow.Tensor_Scalar": roots.power,
-    "aten.where.self": torch.where,
+    "aten.where.self": by_entry.where,
 }
 REDUCTION_KERNELS: Final[dict[str, Kernel]] = {
     "aten.sum.dim_IntList": reductions.sum_over,

@@ -12,7 +12,8 @@ int8 products digit by digit, for a machine whose int8 unit is faster than its f
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Final
 
 import torch
@@ -31,7 +32,25 @@ INT8_TERMS: Final = 2 ** (30 - 2 * (DIGIT_BITS - 1))
 BLOCK: Final = 2**18
 """Entries of the float64 operands or results that are made at a time; rather many, for the sake of the BLAS."""
 
-IntegerProduct = Callable[[Tensor, Tensor, int], Tensor]
+
+@dataclass(frozen=True)
+class Rounded:
+    """float32 numbers, each rounded to an integer of magnitude up to 2**bits times a power of two.
+
+    They stay where they were on the number line, so that products and sums of them need no scaling afterwards: float64
+    adds multiples of a power of two as exactly as integers, and its exponents are large enough.
+    """
+
+    values: Tensor
+    """float64."""
+    unit: Tensor
+    """The power of two's exponent (int64), of size 1 where it is shared."""
+
+    def integers(self) -> Tensor:
+        return self.values * power_of_two(-self.unit)
+
+
+Product = Callable[[Rounded, Rounded, int], Tensor]
 
 
 def exact_terms(bits: int) -> int:
@@ -44,17 +63,18 @@ def max_terms(bits: int) -> int:
     return int(2 ** (62 - 2 * bits))
 
 
-def scaled_integers(x: Tensor, dims: int | tuple[int, ...], bits: int = FULL_BITS) -> tuple[Tensor, Tensor]:
-    """Rounds `x` (float32) to integers that share a power of two over `dims`.
-
-    Returns:
-        The integers (float64, shape of `x`, magnitude up to 2**bits) and their unit's exponent (int64, `dims` of
-        size 1): x is within half a unit of integers * 2**exponent.
+def rounded(x: Tensor, dims: int | tuple[int, ...], bits: int = FULL_BITS) -> Rounded:
+    """Rounds `x` (float32) to integers of magnitude up to 2**bits times a power of two that is shared over `dims`.
 
     Raises:
         NonFiniteError: `x` holds an infinity or a NaN.
         Refused: `unsupported_dtype`.
     """
+    return rounded_to(x, unit_over(x, dims, bits))
+
+
+def unit_over(x: Tensor, dims: int | tuple[int, ...], bits: int = FULL_BITS) -> Tensor:
+    """The exponent (int64, `dims` of size 1) of the unit in which `x` (float32) has magnitudes up to 2**bits."""
     dims = (dims,) if isinstance(dims, int) else dims
     if x.dtype != torch.float32:
         raise Refused("unsupported_dtype", f"a matrix product of {x.dtype} is not part of exact-v1; use float32")
@@ -62,11 +82,24 @@ def scaled_integers(x: Tensor, dims: int | tuple[int, ...], bits: int = FULL_BIT
         shape = list(x.shape)
         for dim in dims:
             shape[dim] = 1
-        return x.to(torch.float64), torch.zeros(shape, dtype=torch.int64, device=x.device)
+        return torch.zeros(shape, dtype=torch.int64, device=x.device)
     peak = peak_along(x, dims)
     require_finite(peak, "an operand of a matrix product")
-    unit = exponent_above(peak) - bits
-    return x.to(torch.float64).mul_(power_of_two(-unit)).round_(), unit
+    return exponent_above(peak) - bits
+
+
+def rounded_to(x: Tensor, unit: Tensor) -> Rounded:
+    """`x` (float32, within 2**51 units) rounded to multiples of 2**unit, ties to even."""
+    return Rounded(nearest_multiple(x.to(torch.float64), unit), unit)
+
+
+def nearest_multiple(x: Tensor, unit: Tensor) -> Tensor:
+    """`x` (float64, within 2**51 units) rounded in place to multiples of 2**unit, ties to even.
+
+    Numbers from 2**52 to 2**53 units are a unit apart, so adding one of them rounds; taking it away again is exact.
+    """
+    lever = power_of_two(unit + 52) * 1.5
+    return x.add_(lever).sub_(lever)
 
 
 def matmul(a: Tensor, b: Tensor, bits: int = FULL_BITS) -> Tensor:
@@ -80,29 +113,23 @@ def matmul(a: Tensor, b: Tensor, bits: int = FULL_BITS) -> Tensor:
         Refused: `unsupported_dtype`, or `too_large` for K > max_terms(bits).
     """
     require_terms(a.shape[-1], max_terms(bits))
-    result = compiled.matmul(a, b, bits) if INTEGER_PRODUCT is float64_product else None
-    return scaled_product(a, b, bits, INTEGER_PRODUCT) if result is None else result
+    result = compiled.matmul(a, b, bits) if CHOSEN_PRODUCT is float64_product else None
+    return scaled_product(a, b, bits, CHOSEN_PRODUCT) if result is None else result
 
 
-def scaled_product(a: Tensor, b: Tensor, bits: int, integer_product: IntegerProduct) -> Tensor:
+def scaled_product(a: Tensor, b: Tensor, bits: int, product: Product) -> Tensor:
     """`matmul` by torch's own operators: some rows of `a` at a time, or some matrices of a stack."""
     result = a.new_empty((*a.shape[:-1], b.shape[-1]))
     if a.dim() > 2:
         count = max(1, BLOCK // max(1, *(x[0].numel() for x in (a, b, result) if len(x))))
         for x, y, place in zip(a.split(count), b.split(count), result.split(count), strict=True):
-            place.copy_(_wide_product(x, *scaled_integers(y, -2, bits), bits, integer_product))
+            place.copy_(product(rounded(x, -1, bits), rounded(y, -2, bits), bits))
     else:
-        qb, unit_b = scaled_integers(b, -2, bits)
+        right = rounded(b, -2, bits)
         count = max(1, BLOCK // max(1, *b.shape))
         for x, place in zip(a.split(count), result.split(count), strict=True):
-            place.copy_(_wide_product(x, qb, unit_b, bits, integer_product))
+            place.copy_(product(rounded(x, -1, bits), right, bits))
     return make_canonical(result)
-
-
-def _wide_product(a: Tensor, qb: Tensor, unit_b: Tensor, bits: int, integer_product: IntegerProduct) -> Tensor:
-    """The product before it is rounded to float32. Scaling by both units in turn is exact, too."""
-    qa, unit_a = scaled_integers(a, -1, bits)
-    return integer_product(qa, qb, bits).mul_(power_of_two(unit_a)).mul_(power_of_two(unit_b))
 
 
 def require_terms(terms: int, limit: int) -> None:
@@ -111,29 +138,35 @@ def require_terms(terms: int, limit: int) -> None:
         raise Refused("too_large", f"a matrix product over {terms} terms; at most {limit} are admitted")
 
 
-def float64_product(qa: Tensor, qb: Tensor, bits: int) -> Tensor:
-    """Exact products of integer matrices; beyond `exact_terms` the pieces are added in int64."""
-    terms, limit = qa.shape[-1], exact_terms(bits)
+def float64_product(a: Rounded, b: Rounded, bits: int) -> Tensor:
+    """Exact products of rounded matrices; beyond `exact_terms` the pieces are added in int64."""
+    terms, limit = a.values.shape[-1], exact_terms(bits)
     if terms <= limit:
-        return qa @ qb
-    total = torch.zeros((), dtype=torch.int64, device=qa.device)
-    for start in range(0, terms, limit):
-        piece = qa[..., start : start + limit] @ qb[..., start : start + limit, :]
-        total = total + piece.to(torch.int64)
-    return total.to(torch.float64)
+        return a.values @ b.values
+    starts = range(0, terms, limit)
+    pieces = (a.values[..., at : at + limit] @ b.values[..., at : at + limit, :] for at in starts)
+    return wide_sum(pieces, a.unit + b.unit)
 
 
-def int8_product(qa: Tensor, qb: Tensor, bits: int) -> Tensor:
+def wide_sum(parts: Iterable[Tensor], unit: Tensor) -> Tensor:
+    """The sum of tensors of multiples of 2**unit (float64, exact), added in int64 and rounded to float64 once."""
+    scale = power_of_two(-unit)
+    total = sum((part * scale).to(torch.int64) for part in parts)
+    assert isinstance(total, Tensor)
+    return total.to(torch.float64).mul_(power_of_two(unit))
+
+
+def int8_product(a: Rounded, b: Rounded, bits: int) -> Tensor:
     """The same, digit by digit, with sums of int8 products in int32."""
-    count = -(-bits // DIGIT_BITS)
+    count, (qa, qb) = -(-bits // DIGIT_BITS), (a.integers(), b.integers())
     digits_a, digits_b = digits_of(qa, count), digits_of(qb, count)
     total = torch.zeros((*qa.shape[:-1], qb.shape[-1]), dtype=torch.int64, device=qa.device)
-    for i, a in enumerate(digits_a):
-        for j, b in enumerate(digits_b):
+    for i, x in enumerate(digits_a):
+        for j, y in enumerate(digits_b):
             for start in range(0, qa.shape[-1], INT8_TERMS):
                 part = slice(start, start + INT8_TERMS)
-                total += _int8_matmul(a[..., part], b[..., part, :]).to(torch.int64) << DIGIT_BITS * (i + j)
-    return total.to(torch.float64)
+                total += _int8_matmul(x[..., part], y[..., part, :]).to(torch.int64) << DIGIT_BITS * (i + j)
+    return total.to(torch.float64).mul_(power_of_two(a.unit + b.unit))
 
 
 def digits_of(q: Tensor, count: int) -> list[Tensor]:
@@ -159,5 +192,5 @@ def _int8_matmul(a: Tensor, b: Tensor) -> Tensor:
     return torch.stack(products).reshape(*a.shape[:-1], b.shape[-1])
 
 
-INTEGER_PRODUCT: Final = int8_product if os.environ.get("TALLYSTICK_PRODUCTS") == "int8" else float64_product
+CHOSEN_PRODUCT: Final = int8_product if os.environ.get("TALLYSTICK_PRODUCTS") == "int8" else float64_product
 """The way chosen; the self-test shows whether it is exact on this machine, such as on an int8 unit that saturates."""

@@ -14,6 +14,9 @@ from tallystick.exact.rounding import exponent_above, peak_along, power_of_two, 
 TERM_BITS: Final = 30
 """Terms are rounded to integers of magnitude <= 2**TERM_BITS; within 2**6 of the largest that loses nothing."""
 EXACT_TERMS: Final = 2 ** (53 - TERM_BITS)
+"""How many of them float64 adds up exactly."""
+BLOCKS: Final = 4
+"""There are few passes over a block of terms, so that it is the number of calls that counts."""
 
 
 def exact_sum(x: Tensor, dims: Sequence[int], keepdim: bool = False) -> Tensor:
@@ -30,22 +33,29 @@ def exact_sum(x: Tensor, dims: Sequence[int], keepdim: bool = False) -> Tensor:
         return x.sum(dims, keepdim=keepdim) if dims else x.clone()
     total = reduce.sums(x, dims)
     if total is None:
-        total = _sums(x, dims, terms)
+        total = _sums(x, dims)
     return total if keepdim else total.squeeze(dims)
 
 
-def _sums(x: Tensor, dims: tuple[int, ...], terms: int) -> Tensor:
-    """By blocks along the dimension whose entries lie furthest apart."""
+def _sums(x: Tensor, dims: tuple[int, ...]) -> Tensor:
+    """By blocks along the dimension whose entries lie furthest apart.
+
+    Between 2**52 and 2**53 units, float64 numbers are a unit apart, and so are their bits, read as integers. Adding a
+    number from there (the lever) rounds a term to an integer; the bits are then added up in int64, which wraps around,
+    and those of the levers taken away.
+    """
     if x.dim() == 0:
-        return _sums(x.view(1), (0,), 1).view(())
+        return _sums(x.view(1), (0,)).view(())
     peak = peak_along(x, dims)
     require_finite(peak, "the operand of a sum")
     unit = exponent_above(peak) - TERM_BITS
-    scale = power_of_two(-unit).expand_as(x)
-    wide = torch.float64 if terms <= EXACT_TERMS else torch.int64
+    lever = power_of_two(unit + 52) * 1.5
     along = max(range(x.dim()), key=x.stride)
-    count = max(1, entries_at_once() * x.shape[along] // max(1, x.numel()))
-    parts = zip(x.split(count, along), scale.split(count, along), strict=True)
-    totals = [part.to(torch.float64).mul_(by).round_().to(wide).sum(dims, keepdim=True) for part, by in parts]
+    count = max(1, BLOCKS * entries_at_once() * x.shape[along] // max(1, x.numel()))
+    parts = x.split(count, along)
+    levers = [lever] * len(parts) if along in dims else lever.split(count, along)
+    raised = (part.to(torch.float64).add_(by).view(torch.int64) for part, by in zip(parts, levers, strict=True))
+    totals = [part.sum(dims, keepdim=True) for part in raised]
     total = torch.stack(totals).sum(0) if along in dims else torch.cat(totals, along)
-    return to_float32(total.to(torch.float64).mul_(power_of_two(unit)))
+    integers = total - math.prod(x.shape[d] for d in dims) * lever.view(torch.int64)
+    return to_float32(integers.to(torch.float64).mul_(power_of_two(unit)))

@@ -27,7 +27,7 @@ FILLED_WITH: Final = {"aten.zeros_like.default": 0.0, "aten.ones_like.default": 
 
 @dataclass(frozen=True)
 class Unit:
-    """What runs at once: a single node, or a chain that stands for several."""
+    """What runs at once: a single node, a chain that stands for several, or nothing but another name (`sharing`)."""
 
     nodes: tuple[int, ...]
     reads: tuple[int, ...]

@@ -20,6 +20,7 @@ from tallystick.exact.native import LIBRARY
 from tallystick.program.dtypes import DTYPE_NAMES, DTYPES
 from tallystick.program.fusion import Unit, fuse, references
 from tallystick.program.graph import INTEGER_BITS, Arg, Atom, DTypeName, Float, Graph, Node, Ref, TensorSpec
+from tallystick.program.sharing import share
 
 __all__ = ["DTYPES", "DTYPE_NAMES", "Prepared", "prepare", "run"]
 
@@ -79,7 +80,8 @@ class Prepared:
     plain: Schedule
     """Node by node."""
     fused: Schedule
-    """With chains for element-wise nodes, where they can be compiled and the memory limit allows it."""
+    """With chains for element-wise nodes where they can be compiled, else with what is costly computed once; as far as
+    the memory limit allows it."""
 
 
 def prepare(graph: Graph, memory_limit: int, bits: int = INTEGER_BITS["full"]) -> Prepared:
@@ -105,9 +107,7 @@ def prepare(graph: Graph, memory_limit: int, bits: int = INTEGER_BITS["full"]) -
 
 
 def _fused(graph: Graph, plain: Schedule, memory_limit: int) -> Schedule:
-    if LIBRARY is None:
-        return plain
-    fused = _schedule(graph, fuse(graph))
+    fused = _schedule(graph, share(graph) if LIBRARY is None else fuse(graph))
     return fused if _peak(graph, fused)[0] <= memory_limit else plain
 
 
@@ -136,6 +136,9 @@ def _chosen(prepared: Prepared, inputs: Sequence[Tensor]) -> Schedule:
 
 
 def _run_unit(prepared: Prepared, unit: Unit, values: list[Any]) -> None:
+    if not unit.nodes:
+        values[unit.writes[0]] = values[unit.reads[0]]
+        return
     if unit.chain is None:
         values[unit.writes[0]] = _result(prepared.calls[unit.nodes[0]], values)
         return
@@ -183,7 +186,7 @@ def _peak(graph: Graph, schedule: Schedule) -> tuple[int, str]:
     for unit, dead in zip(schedule.units, schedule.releases, strict=True):
         alive += sum(sizes[index] for index in unit.writes)
         if alive > peak:
-            peak, place = alive, f"at {graph.nodes[unit.nodes[0]].result.name}"
+            peak, place = alive, f"at {graph.nodes[unit.writes[0] - len(graph.inputs)].result.name}"
         alive -= sum(sizes[index] for index in dead)
     return peak, place
 

@@ -80,12 +80,14 @@ class Commitment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def default_segment(steps: int) -> int:
-    """About sqrt(steps): then as many states are kept as a segment has steps.
+    """Three quarters of sqrt(steps), so that 4/3 sqrt(steps) states are kept.
+
+    With sqrt(steps), first, last and one more segment of 10,000 steps would be 3 % of a training by themselves.
 
     >>> default_segment(80), default_segment(10_000)
-    (8, 100)
+    (6, 75)
     """
-    return max(1, isqrt(steps))
+    return max(1, isqrt(steps) * 3 // 4)
 
 
 def commitment_of(

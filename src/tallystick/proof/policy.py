@@ -18,8 +18,9 @@ from tallystick.proof.verdict import Chance
 
 SHORT: Final = 200
 """Proofs of up to this many steps are re-executed in full unless told otherwise."""
-PERCENT: Final = 3
-"""Of the segments, at most, that a default sample re-executes, where there are enough of them."""
+PER_MILLE: Final = 27
+"""Of the steps, at most, that a default sample re-executes, where that is enough for three segments: a verification
+should take 3 % of the training, and a tenth of that is for starting up and for the test set."""
 SHARES: Final = (1, 5, 10)
 """Percent of segments that are supposed to be bad when probabilities are stated, after a single one."""
 
@@ -50,13 +51,11 @@ class Listed:
 Policy = Full | Sample | Listed
 
 
-def default_count(segments: int) -> int:
-    """How many segments a default sample draws besides first and last.
-
-    >>> default_count(100), default_count(1000)
-    (1, 28)
-    """
-    return max(1, segments * PERCENT // 100 - 2)
+def default_count(commitment: Commitment) -> int:
+    """How many segments a default sample draws besides first and last."""
+    first, last = commitment.bounds(0), commitment.bounds(commitment.segments - 1)
+    left = commitment.steps * PER_MILLE // 1000 - (first[1] - first[0]) - (last[1] - last[0])
+    return max(1, left // commitment.segment)
 
 
 def chosen(policy: Policy, commitment: Commitment, proof: str) -> list[int]:
@@ -75,7 +74,7 @@ def chosen(policy: Policy, commitment: Commitment, proof: str) -> list[int]:
         case Sample(nonce, None) if commitment.steps <= SHORT:
             return list(range(count))
         case Sample(nonce, number):
-            wanted = default_count(count) if number is None else number
+            wanted = default_count(commitment) if number is None else number
             return sorted({0, count - 1, *draw(digest("tallystick/audit", nonce, bytes.fromhex(proof)), count, wanted)})
         case Listed(segments):
             beyond = [index for index in segments if not 0 <= index < count]

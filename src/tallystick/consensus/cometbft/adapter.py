@@ -18,7 +18,7 @@ from typing import Any, Final
 from tallystick.canon.chunks import chunk
 from tallystick.consensus.cometbft import messages as abci
 from tallystick.consensus.cometbft import snapshots
-from tallystick.consensus.cometbft.chain import APP_VERSION, comet_chain
+from tallystick.consensus.cometbft.chain import APP_VERSION, comet_chain, require_params
 from tallystick.consensus.cometbft.port import Ledger, Notice, Result, Shelf
 from tallystick.consensus.cometbft.protobuf import delimited
 from tallystick.consensus.cometbft.validators import changes, offenses, require_same_set, update_of
@@ -31,6 +31,7 @@ CODESPACE: Final = "tallystick"
 HASH_BYTES: Final = 32
 FILTER_PATH: Final = "/p2p/filter/"
 """What CometBFT asks about new peers when its `filter_peers` is set; we have no opinion."""
+EMPTY_STATES: Final = (b"", b"{}", b"null")
 MAX_TIME_MS: Final = 2**53
 LISTED_SNAPSHOTS: Final = 10
 """CometBFT offers no more than this to a peer."""
@@ -142,6 +143,9 @@ class Adapter:
                 f"CometBFT starts at height {request.initial_height}, {start_ms} ms; the ledger at 1, "
                 f"{ledger.genesis_ms} ms; write CometBFT's genesis document with `tallystick abci genesis`",
             )
+        if request.app_state_bytes not in EMPTY_STATES:
+            raise Refused("wrong_genesis", "CometBFT's genesis document has an app_state; ours is in genesis.json")
+        require_params(request.consensus_params)
         require_same_set(request.validators, ledger.validators())
         initial = tuple(update_of(identity) for identity in sorted(ledger.validators()))
         return abci.ResponseInitChain(validators=initial, app_hash=ledger.digest)

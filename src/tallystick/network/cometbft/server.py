@@ -79,6 +79,7 @@ class AbciServer:
 
     def __init__(self, adapter: Answering) -> None:
         self._adapter = adapter
+        self._failure: asyncio.Future[None] | None = None
         self._writers: set[asyncio.StreamWriter] = set()
         self.rejections: Counter[str] = Counter()
         """How often a request was refused or was none, by reason code."""
@@ -88,10 +89,12 @@ class AbciServer:
         return len(self._writers)
 
     async def run(self, listening: socket.socket) -> None:
-        """Serves until cancelled."""
+        """Serves until cancelled, or until the application fails in a way that is no refusal: a full disk, a fault of
+        ours. That is raised here, and nothing is answered any more."""
+        self._failure = asyncio.get_running_loop().create_future()
         server = await asyncio.start_server(self._serve, sock=listening, limit=READ_BYTES)
         try:
-            await asyncio.Event().wait()
+            await self._failure
         finally:
             server.close()
             writers = list(self._writers)
@@ -114,6 +117,9 @@ class AbciServer:
                 log.error("connection from CometBFT ended: %s", connection.broken)
         except ConnectionError as error:
             log.info("connection from CometBFT lost: %s", error)
+        except Exception as error:
+            if self._failure is not None and not self._failure.done():
+                self._failure.set_exception(error)
         finally:
             self._writers.discard(writer)
             writer.close()

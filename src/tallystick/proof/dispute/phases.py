@@ -7,8 +7,7 @@ from typing import Any, Final
 from tallystick.canon.hashing import digest
 from tallystick.proof.dispute import messages as m
 from tallystick.proof.dispute.referee.openings import width
-from tallystick.proof.dispute.rules.lines import Line
-from tallystick.proof.dispute.rules.lowering import Json
+from tallystick.proof.dispute.rules.lines import Json, Line
 from tallystick.proof.dispute.rules.step import Step
 
 BOTH: Final = (0, 1)

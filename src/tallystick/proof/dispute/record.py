@@ -56,13 +56,17 @@ def terms_of(agreed: Agreed, program: bytes, spec: bytes) -> Terms:
     """The terms, with the specification and the program that they name.
 
     Raises:
-        Refused: `wrong_spec`, `wrong_program` or `bad_identity`.
+        Refused: `wrong_spec`, `bad_spec`, `wrong_program` or `bad_identity`.
     """
     if blob_name(spec) != agreed.spec:
         raise Refused("wrong_spec", f"game: the specification is not {agreed.spec}, which the game is about")
-    read = json.loads(spec)
-    if blob_name(program) != read["program"]:
-        raise Refused("wrong_program", f"game: the program is not {read['program']}, which the specification names")
+    try:
+        read = json.loads(spec)
+        wanted = read["program"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise Refused("bad_spec", "game: the specification is not the JSON of one") from None
+    if blob_name(program) != wanted:
+        raise Refused("wrong_program", f"game: the program is not {wanted}, which the specification names")
     first, second = (parse_identity(identity, "game") for identity in agreed.identities)
     roots = (bytes.fromhex(agreed.roots[0]), bytes.fromhex(agreed.roots[1]))
     name = bytes.fromhex(agreed.spec)

@@ -12,7 +12,7 @@ from copy import copy
 from tallystick.program.optimizers import Tensors
 from tallystick.program.training import LOSS, Training, train_step
 from tallystick.proof.dispute.messages import Entry, first_link, next_link
-from tallystick.proof.dispute.rules.lowering import Json
+from tallystick.proof.dispute.rules.lines import Json
 from tallystick.proof.dispute.rules.step import CONTRIBUTION, STATE, Step
 from tallystick.proof.dispute.values import Tamper, after, values
 from tallystick.proof.roots import contribution_root, state_root

@@ -12,7 +12,7 @@ from typing import Any, Final, cast
 import torch
 from torch import Tensor
 
-from tallystick.exact import accumulate, convolution, functions, pooling
+from tallystick.exact import accumulate, convolution, functions, indexing, pooling
 from tallystick.exact import elementwise as by_entry
 from tallystick.exact.creation import to_copy
 from tallystick.exact.products import matmul
@@ -148,11 +148,19 @@ def _peak(line: Line, args: list[Any]) -> Tensor | None:
         tokens = args[2].reshape(-1, 1).to(torch.int64)
         counted = torch.where(tokens != args[3], exponent_above(x.abs()).view(-1, x.shape[-1]), reductions.FLOOR)
         return none.scatter_reduce(0, tokens.expand_as(counted), counted, "amax")
+    if selection == "landing":
+        hit, named, terms = _landing_terms(args[1:])
+        own = torch.where(hit, exponent_above(x.abs()).reshape(-1), reductions.FLOOR)
+        return own.scatter_reduce(0, named, exponent_above(terms.abs()), "amax")
     return None
 
 
 def _summed(line: Line, args: list[Any]) -> Tensor | None:
     selection = args[1]
+    if selection == "landing":
+        hit, named, terms = _landing_terms(args[2:])
+        total = indexing.add_rows(args[2].reshape(-1, 1), named, terms.reshape(-1, 1)).reshape(-1)
+        return torch.where(hit, total, torch.zeros_like(total))
     if selection == "dims":
         return exact_sum(args[2], args[3], args[4])
     if selection == "window" and args[3][0][0] == "regular":
@@ -172,11 +180,29 @@ def _product(line: Line, args: list[Any]) -> Tensor | None:
     return convolution.convolution(a, b, None, stride, padding, dilation, False, [0] * len(stride), groups, bits=bits)
 
 
-def _last_hits(x: Tensor, dim: int, chosen: Tensor) -> Tensor:
-    """Where along `dim` the last index stands that names each entry of `x`; -1 for none."""
-    order = torch.arange(chosen.shape[dim]).reshape([-1 if d == dim else 1 for d in range(x.dim())])
-    none = torch.full(x.shape, -1)
-    return none.scatter_reduce(dim, chosen, order.expand(chosen.shape), "amax")
+def _named(line: Line, args: list[Any]) -> Tensor:
+    """Which entry of a tensor each entry of an index names."""
+    shape, where, spans = args
+    places = torch.zeros(line.shape, dtype=torch.int64)
+    for part, (first, count), n in zip(where, spans, shape, strict=True):
+        chosen = part if isinstance(part, Tensor) else torch.arange(line.shape[part])
+        after = [1] * (len(line.shape) - first - count)
+        chosen = chosen.reshape([1] * (first + count - chosen.dim()) + list(chosen.shape) + after).to(torch.int64)
+        places = places * n + torch.where(chosen < 0, chosen + n, chosen)
+    return places
+
+
+def _last_hits(line: Line, args: list[Any]) -> Tensor:
+    """The last entry of an index that names each place; -1 for none."""
+    named, none = args[0].reshape(-1), torch.full((size(line.shape),), -1)
+    return none.scatter_reduce(0, named, torch.arange(named.numel()), "amax")
+
+
+def _landing_terms(args: list[Any]) -> tuple[Tensor, Tensor, Tensor]:
+    """Which places something is added to, what lands where, and what it is."""
+    _, last, named, source = args
+    leading = source[tuple(slice(n) for n in named.shape)] if source.dim() == named.dim() else source
+    return last.reshape(-1) >= 0, named.reshape(-1), leading.expand(named.shape).reshape(-1)
 
 
 def _below(line: Line, args: list[Any]) -> Tensor:
@@ -193,7 +219,8 @@ COMPUTED: Final[dict[str, Callable[[Line, list[Any]], Tensor | None]]] = {
     "exp": lambda line, args: functions.exp(args[0]),
     "log": lambda line, args: functions.log(args[0]),
     "div": lambda line, args: by_entry.divide(args[0], args[1]) if isinstance(args[1], Tensor) else None,
-    "hit": lambda line, args: _last_hits(*args),
+    "named": _named,
+    "hit": _last_hits,
     "add": lambda line, args: by_entry.plus(args[0], args[1]),
     "sub": lambda line, args: by_entry.minus(args[0], args[1]),
     "cast": lambda line, args: to_copy(args[0], dtype_of(line.dtype)),

@@ -1,12 +1,13 @@
 """What the referee is told about a tensor of a step: a line, that follows from earlier lines by one rule."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from tallystick.proof.dispute.referee.numbers import Value
 
 Index = tuple[int, ...]
+Json = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,31 @@ class Line:
 
 Read = Callable[[Operand, int], Value]
 """The element of an operand at a place in row-major order."""
+
+
+class Lines:
+    """Lines under construction, numbered from `first`."""
+
+    def __init__(self, first: int) -> None:
+        self.first = first
+        self.lines: list[Line] = []
+        self.where = ""
+
+    def add(self, rule: str, dtype: str, shape: Sequence[int], *args: Any) -> Operand:
+        self.lines.append(Line(rule, dtype, tuple(shape), args, self.where))
+        return Operand(self.first + len(self.lines) - 1, dtype, tuple(shape))
+
+    def peak(self, shape: Sequence[int], *selection: Any) -> Operand:
+        """The exponent above the terms of each entry."""
+        return self.add("peak", "int32", shape, *selection)
+
+    def sum(self, result: Operand, *selection: Any) -> Operand:
+        exact = selection[1].dtype == "float32"
+        units = self.peak(result.shape, *selection) if exact else None
+        return self.add("sum", result.dtype, result.shape, units, *selection)
+
+    def float32(self, x: Operand) -> Operand:
+        return x if x.dtype == "float32" else self.add("cast", "float32", x.shape, x)
 
 
 def size(shape: Sequence[int]) -> int:

@@ -2,45 +2,20 @@
 
 An operator that is several steps of arithmetic becomes several lines: a product is the largest magnitude of each row
 and of each column, and then the integer product; softmax is a maximum, a difference, an exponential, a sum and a
-quotient. The last line of a node is the node's value. An operator that is not here is a line of rule "unknown".
+quotient. The last line of a node is the node's value. An operator that exact-v1 does not have is a line of rule
+"unknown".
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import functools
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from math import inf, nan
 from typing import Any, Final
 
 from tallystick.proof.dispute.referee.numbers import Value, float32
-from tallystick.proof.dispute.rules.lines import Index, Line, Operand, size
+from tallystick.proof.dispute.rules import indexing
+from tallystick.proof.dispute.rules.lines import Index, Json, Lines, Operand, size
 from tallystick.proof.dispute.rules.maps import BY_ENTRY
-
-Json = Mapping[str, Any]
-
-
-class Lines:
-    """Lines under construction, numbered from `first`."""
-
-    def __init__(self, first: int) -> None:
-        self.first = first
-        self.lines: list[Line] = []
-        self.where = ""
-
-    def add(self, rule: str, dtype: str, shape: Sequence[int], *args: Any) -> Operand:
-        self.lines.append(Line(rule, dtype, tuple(shape), args, self.where))
-        return Operand(self.first + len(self.lines) - 1, dtype, tuple(shape))
-
-    def peak(self, shape: Sequence[int], *selection: Any) -> Operand:
-        """The exponent above the terms of each entry."""
-        return self.add("peak", "int32", shape, *selection)
-
-    def sum(self, result: Operand, *selection: Any) -> Operand:
-        exact = selection[1].dtype == "float32"
-        units = self.peak(result.shape, *selection) if exact else None
-        return self.add("sum", result.dtype, result.shape, units, *selection)
-
-    def float32(self, x: Operand) -> Operand:
-        return x if x.dtype == "float32" else self.add("cast", "float32", x.shape, x)
-
 
 Lowering = Callable[..., Operand]
 """Lines, the declared result, and the node's arguments; `bits` of products among the keywords."""
@@ -85,6 +60,7 @@ def _argument(arg: Any, values: Sequence[Operand]) -> Any:
     return _constant(arg["hex"]) if arg["kind"] == "float" else arg["name"]
 
 
+@functools.lru_cache(maxsize=1024)
 def _constant(text: str) -> Value:
     """A float32 constant, as float.hex writes it."""
     if text in {"inf", "-inf", "nan"}:
@@ -329,14 +305,6 @@ def _embedding_gradient(
     return lines.sum(out, "tokens", g, tokens, padding)
 
 
-def _scatter(lines: Lines, out: Operand, x: Operand, dim: int, chosen: Operand, source: Any) -> Operand:
-    if not x.shape:
-        return lines.add("unknown", out.dtype, out.shape, x)
-    dim %= len(x.shape)
-    last = lines.add("hit", "int64", x.shape, x, dim, chosen)
-    return lines.add("scattered", out.dtype, out.shape, x, dim, last, source)
-
-
 def _copy(lines: Lines, out: Operand, x: Operand, source: Operand, *rest: Any) -> Operand:
     return lines.add("cast", out.dtype, out.shape, source)
 
@@ -384,5 +352,9 @@ LOWERINGS: Final[dict[str, Lowering]] = {
     "_adaptive_avg_pool2d_backward": _adaptive_average_gradient,
     "embedding": _embedding,
     "embedding_dense_backward": _embedding_gradient,
-    "scatter": _scatter,
+    "scatter": indexing.scatter,
+    "scatter_add": indexing.scatter_add,
+    "index_add": indexing.index_add,
+    "index": indexing.index,
+    "index_put": indexing.index_put,
 }

@@ -231,16 +231,34 @@ def _index_select(line: Line, at: Index, read: Read) -> Value:
 
 
 def _scattered(line: Line, at: Index, read: Read) -> Value:
-    """What the last index that names this entry writes here, else the entry itself."""
-    x, dim, last, source = line.args
+    """What the last entry of the index that names this one writes here, else the entry itself."""
+    x, last, named, source = line.args
     k = read(last, place(x.shape, at))
     if k < 0:
         return read(x, place(x.shape, at))
-    return (
-        read(source, place(source.shape, (*at[:dim], int(k), *at[dim + 1 :])))
-        if isinstance(source, Operand)
-        else source
-    )
+    return read(source, broadcast(source.shape, index(named, int(k)))) if isinstance(source, Operand) else source
+
+
+def _named(line: Line, at: Index, read: Read) -> Value:
+    """Which entry of a tensor the entry `at` of an index names; an index may count from the end."""
+    shape, where, spans = line.args
+    found = []
+    for part, (first, count), length in zip(where, spans, shape, strict=True):
+        k = read(part, broadcast(part.shape, at[first : first + count])) if isinstance(part, Operand) else at[part]
+        found.append(_checked(k + length if k < 0 else k, length))
+    return place(shape, found)
+
+
+def _taken(line: Line, at: Index, read: Read) -> Value:
+    x, named = line.args
+    return read(x, int(read(named, place(named.shape, at))))
+
+
+def _landed(line: Line, at: Index, read: Read) -> Value:
+    """The sum of this entry and all that lands here; the entry itself, whatever it is, if nothing does."""
+    x, last, total = line.args
+    here = place(x.shape, at)
+    return read(x if read(last, here) < 0 else total, here)
 
 
 def _arange(line: Line, at: Index, read: Read) -> Value:
@@ -289,6 +307,9 @@ MAPS: Final[dict[str, Rule]] = {
     "gather": _gather,
     "index_select": _index_select,
     "scattered": _scattered,
+    "named": _named,
+    "taken": _taken,
+    "landed": _landed,
     "arange": _arange,
     "window_size": _window_size,
     "uniform": _uniform,

@@ -10,7 +10,7 @@ from fractions import Fraction
 from typing import Any, Final
 
 from tallystick.proof.dispute.referee.numbers import Value, above, float32, is_nan, magnitude, scaled, wide, wrapped
-from tallystick.proof.dispute.rules.lines import Index, Line, Operand, Read, index, place, size, span
+from tallystick.proof.dispute.rules.lines import Index, Line, Operand, Read, broadcast, index, place, size, span
 from tallystick.proof.dispute.rules.random import philox
 
 Place = tuple[Operand, int]
@@ -97,6 +97,20 @@ def _pooled(line: Line, at: Index, args: tuple[Any, ...]) -> Places:
     return Places(count, lambda k, read: (gradient, image + k) if read(places, image + k) == here else None)
 
 
+def _landing(line: Line, at: Index, args: tuple[Any, ...]) -> Places:
+    """This entry and all entries of a source whose index names it; none at all if no index does."""
+    x, last, named, source = args
+    here = place(line.shape, at)
+
+    def pick(k: int, read: Read) -> Place | None:
+        if k == 0:
+            return (x, here) if read(last, here) >= 0 else None
+        lands = read(named, k - 1) == here
+        return (source, broadcast(source.shape, index(named.shape, k - 1))) if lands else None
+
+    return Places(1 + size(named.shape), pick)
+
+
 def _batches(line: Line, at: Index, args: tuple[Any, ...]) -> Places:
     """The same entry of each micro-batch's part."""
     first, stride, count = args
@@ -111,6 +125,7 @@ SELECTIONS: Final[dict[str, Selection]] = {
     "window": _window,
     "covering": _covering,
     "pooled": _pooled,
+    "landing": _landing,
     "batches": _batches,
 }
 
@@ -250,10 +265,7 @@ def _draw(seed: int, epoch: int, record: int) -> tuple[int, int]:
 def candidates(line: Line, number: int) -> int:
     """How many candidates element `number` has."""
     if line.rule == "hit":
-        _, dim, chosen = line.args
-        at = index(line.shape, number)
-        inside = all(c < n for d, (c, n) in enumerate(zip(at, chosen.shape, strict=True)) if d != dim)
-        return chosen.shape[dim] if inside else 0
+        return size(line.args[0].shape)
     return _selected(line, number, 0).count
 
 
@@ -262,10 +274,7 @@ def candidate(line: Line, number: int, k: int, read: Read) -> Value | None:
     if k < 0:
         return FLOOR if line.rule == "peak" else -1 if line.rule == "hit" else None
     if line.rule == "hit":
-        _, dim, chosen = line.args
-        at = index(line.shape, number)
-        named = read(chosen, place(chosen.shape, (*at[:dim], k, *at[dim + 1 :])))
-        return k if named == at[dim] else -1
+        return k if read(line.args[0], k) == number else -1
     picked = _selected(line, number, 0).pick(k, read)
     if picked is None:
         return None

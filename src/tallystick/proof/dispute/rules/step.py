@@ -19,8 +19,8 @@ import msgspec
 from tallystick.canon.hashing import digest
 from tallystick.program.schedule import Rate, rate_at
 from tallystick.proof.dispute.referee.numbers import Number, float32, wide
-from tallystick.proof.dispute.rules.lines import Line, Operand
-from tallystick.proof.dispute.rules.lowering import Json, Lines, lower
+from tallystick.proof.dispute.rules.lines import Json, Line, Lines, Operand
+from tallystick.proof.dispute.rules.lowering import lower
 
 STATE, CONTRIBUTION, RECORDS = "state", "contribution", "records"
 INTEGER_BITS: Final = {"full": 20, "fast": 13}
