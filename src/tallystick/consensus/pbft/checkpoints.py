@@ -156,7 +156,7 @@ def enter_epoch(state: State, previous: Group | None, group: Group) -> None:
     state.do(Persist(EpochRecord(group.epoch, group.start, group.since, group.validators)))
     state.do(Regroup(group))
     state.view, state.active, state.new_view, state.own_view_change = 0, True, b"", b""
-    state.base = group.start
+    state.base, state.change_due = group.start, False
     for held in (state.instances, state.votes, state.prepared, state.bodies, state.required, state.view_changes):
         held.clear()
     # Votes for later heights came in the name of an epoch that does not reach them.

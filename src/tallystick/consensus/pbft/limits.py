@@ -40,6 +40,8 @@ MAX_EVIDENCE: Final = 4
 """Conflicts of one validator reported at most between two checkpoints."""
 PIPELINE_TRANSACTIONS: Final = 256
 """While a block is in flight, another one is started only for this many: fewer, larger blocks cost less."""
+PIPELINE_BYTES: Final = MAX_BLOCK_BYTES // 4
+"""Or for this much: large transactions fill a block long before they are many."""
 
 MAX_POOL_TRANSACTIONS: Final = 20_000
 MAX_POOL_BYTES: Final = 32 * 1024 * 1024

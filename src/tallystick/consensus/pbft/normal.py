@@ -17,7 +17,7 @@ from typing import Final
 from tallystick.canon.votes import Commit, Prepare, PrePrepare, open_vote
 from tallystick.consensus.pbft.certificate import make_certificate
 from tallystick.consensus.pbft.io import Broadcast, Persist, Phase, Send, Verified, Verify, VoteRecord
-from tallystick.consensus.pbft.limits import MAX_CLOCK_SKEW_MS, PIPELINE_TRANSACTIONS
+from tallystick.consensus.pbft.limits import MAX_CLOCK_SKEW_MS, PIPELINE_BYTES, PIPELINE_TRANSACTIONS
 from tallystick.consensus.pbft.messages import (
     Block,
     Body,
@@ -57,7 +57,7 @@ def _propose_one(state: State) -> bool:
         return False
     transactions = state.pool.front()
     idle = height == state.executed + 1
-    if not idle and len(transactions) < PIPELINE_TRANSACTIONS:
+    if not idle and len(transactions) < PIPELINE_TRANSACTIONS and sum(map(len, transactions)) < PIPELINE_BYTES:
         return False
     time_ms = max(state.head.time_ms, state.clock.now_ms)
     if not transactions and not empty_block_due(state, time_ms):
