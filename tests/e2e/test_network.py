@@ -46,7 +46,7 @@ class Net:
 
     def start_validator(self, index: int) -> None:
         home = str(self.root / f"validator-{index}")
-        arguments = ("validator", home, "--blobs", self.blobs, "--stop-on-eof")
+        arguments = ("validator", "run", home, "--blobs", self.blobs, "--stop-on-eof")
         self.processes.start(f"validator-{index}", "tallystick.cli.main", *arguments)
 
     def wait(self, index: int) -> None:
@@ -232,8 +232,8 @@ def test_a_killed_backup_catches_up_after_its_restart(net: Net) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("validator", "{root}/nothing", "--blobs", "{root}/blobs"), "genesis.json"),
-        (("validator", "{root}/validator-0", "--blobs", "{root}/blobs"), "cannot listen"),
+        (("validator", "run", "{root}/nothing", "--blobs", "{root}/blobs"), "genesis.json"),
+        (("validator", "run", "{root}/validator-0", "--blobs", "{root}/blobs"), "cannot listen"),
         (("worker", "--key", "{root}/nokey", "--join", "{url}", "--blobs", "{root}/blobs"), "keygen"),
         (("status", "--join", "http://127.0.0.1:1"), "answers"),
         (("verify", "{root}/nothing"), "could not check"),

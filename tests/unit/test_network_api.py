@@ -52,7 +52,7 @@ class Face:
 
     def __init__(self, node: Node) -> None:
         self.node, self.engine = node, Alone(node)
-        api = Api(node, self.engine, lambda: views.Status("", "", "", 0, 0, 0, "", 0, 0, {}))
+        api = Api(node, self.engine, lambda: views.Status("", "", "", 0, 0, 0, "", 0, 0, {}), lambda: b"metrics")
         transport = httpx.ASGITransport(api.application())
         self.http = httpx.AsyncClient(transport=transport, base_url="http://validator")
 

@@ -19,6 +19,7 @@ from tallystick.cli import (
     selftest,
     tolerant,
     train,
+    validator,
 )
 from tallystick.cli.output import fail
 from tallystick.errors import TallystickError
@@ -49,7 +50,6 @@ def options(
 
 app.command()(demo.demo)
 app.command()(network.init)
-app.command()(network.validator)
 app.command()(network.worker)
 app.command()(network.submit)
 app.command()(network.status)
@@ -65,6 +65,7 @@ app.command()(attacks.attacks)
 app.command()(keys.keygen)
 app.command()(selftest.selftest)
 app.add_typer(abci.abci, name="abci")
+app.add_typer(validator.validator, name="validator")
 app.add_typer(data.data, name="data")
 app.add_typer(dispute.dispute, name="dispute")
 app.add_typer(lab.lab, name="lab")

@@ -1,6 +1,5 @@
-"""`tallystick init`, `validator`, `worker`, `submit` and `status`: a network, by hand."""
+"""`tallystick init`, `worker`, `submit` and `status`: a network, by hand; `validator` has a module of its own."""
 
-import asyncio
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,7 +30,7 @@ def init(
 ) -> None:
     """Make keys, genesis document and blob folder of a network on this machine.
 
-    Example: tallystick init net && tallystick validator net/validator-0 --blobs net/blobs
+    Example: tallystick init net && tallystick validator run net/validator-0 --blobs net/blobs
     """
     from tallystick.network.local import make_network
 
@@ -39,31 +38,6 @@ def init(
     made = make_network(folder, validators=validators, workers=workers, ports=ports, now_ms=time.time_ns() // 10**6)
     for member in (*made.validators, *made.workers, made.client):
         typer.echo(f"{member.name:<14} {member.identity}  {member.url}".rstrip())
-
-
-def validator(
-    home: Path = typer.Argument(help="Folder with `key` and `genesis.json`; the databases are made there."),
-    blobs: str = BLOBS,
-    stop_on_eof: bool = STOP_ON_EOF,
-) -> None:
-    """Run a validator: agrees on blocks, re-runs contributions, attests results. Stops on SIGINT or SIGTERM.
-
-    Example: tallystick validator net/validator-0 --blobs net/blobs
-    """
-    from tallystick.network import running
-    from tallystick.network.validator import run_validator
-    from tallystick.network.views import Status
-
-    running.start_logging()
-    running.one_torch_thread()
-    running.require_exact_arithmetic()
-    if stop_on_eof:
-        running.stop_on_eof()
-
-    def ready(status: Status) -> None:
-        errors.print(f"validator {status.identity[:12]} of {status.chain}: height {status.height}, ready")
-
-    asyncio.run(run_validator(home, blobs, ready))
 
 
 def worker(

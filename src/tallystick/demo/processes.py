@@ -54,6 +54,10 @@ class Processes:
         process.kill()
         _forget(process)
 
+    def send(self, name: str, number: signal.Signals) -> None:
+        """Sends a signal, such as SIGSTOP, to a process of ours that goes on being ours."""
+        self._running[name].send_signal(number)
+
     def died(self) -> list[str]:
         """Processes that ended though nobody stopped them."""
         return [name for name, process in self._running.items() if process.poll() is not None]

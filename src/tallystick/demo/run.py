@@ -137,7 +137,7 @@ def _run(network: LocalNetwork, processes: Processes, screen: Screen, task_file:
 
 
 def _start_validator(member: Member, network: LocalNetwork, processes: Processes) -> None:
-    command = ("validator", str(member.home), "--blobs", network.blobs, "--stop-on-eof")
+    command = ("validator", "run", str(member.home), "--blobs", network.blobs, "--stop-on-eof")
     processes.start(member.name, "tallystick.cli.main", *command)
 
 

@@ -12,6 +12,7 @@
     GET  /v1/assignments/{identity}?mark=&wait_ms=   what a worker has to do; waits until `mark` is out of date
     GET  /v1/anchors/{digest}                        who anchored a digest first
     GET  /v1/events?after=&wait_ms=                  what happened, in order
+    GET  /metrics                                    for Prometheus, as text
 
 Replies are JSON (`views`). A failure has a code and a reason. A transaction that was executed already is answered with
 what became of it, so it can be sent again when a reply was lost.
@@ -35,6 +36,7 @@ from tallystick.errors import Refused
 from tallystick.ledger.state import Account, Task
 from tallystick.ledger.transactions import MAX_TRANSACTION_BYTES
 from tallystick.network import views
+from tallystick.network.metrics import METRICS_TYPE
 from tallystick.network.node import Node
 
 MAX_WAIT_MS: Final = 30_000
@@ -52,8 +54,10 @@ Handler = Callable[[Request], Awaitable[Any]]
 class Api:
     """Routes requests to a node and its engine."""
 
-    def __init__(self, node: Node, engine: Engine, status: Callable[[], views.Status]) -> None:
-        self._node, self._engine, self._status = node, engine, status
+    def __init__(
+        self, node: Node, engine: Engine, status: Callable[[], views.Status], metrics: Callable[[], bytes]
+    ) -> None:
+        self._node, self._engine, self._status, self._metrics = node, engine, status, metrics
 
     def application(self) -> Starlette:
         get = {
@@ -72,10 +76,14 @@ class Api:
         routes = [Route(path, _replying(handler)) for path, handler in get.items()]
         routes.append(Route("/v1/transactions", _replying(self._submit), methods=["POST"]))
         routes.append(Route("/v1/transactions/bulk", _replying(self._submit_many), methods=["POST"]))
+        routes.append(Route("/metrics", self._show_metrics))
         return Starlette(routes=routes)
 
     async def _show_status(self, request: Request) -> views.Status:
         return self._status()
+
+    async def _show_metrics(self, request: Request) -> Response:
+        return Response(self._metrics(), media_type=METRICS_TYPE)
 
     async def _submit(self, request: Request) -> views.Submitted:
         data = await _bounded_body(request, MAX_TRANSACTION_BYTES)

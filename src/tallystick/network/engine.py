@@ -199,7 +199,7 @@ class PbftEngine:
             self._loop = None
             if self._idle is not None:
                 self._idle.cancel()
-            with suppress(sqlite3.Error):
+            with suppress(OSError, sqlite3.Error):
                 self._store.commit()
             channels.cancel()
             await asyncio.gather(channels, return_exceptions=True)
@@ -232,12 +232,12 @@ class PbftEngine:
         application, store = self._application, self._store
         head, checkpoint = store.head(), store.checkpoint()
         height = head.height if head else 0
-        if application.height > height:
-            raise DamagedError("ledger", f"it is at block {application.height}, the log of consensus ends at {height}")
-        if application.height + 1 < store.first_height() and application.height < height:
+        if application.height != height and not store.first_height() <= application.height + 1 <= height:
+            # It is ahead, if the machine died between two moments of forcing to disk; or it missed a restore.
             snapshot = store.snapshot(checkpoint.height) if checkpoint else None
-            if checkpoint is None or snapshot is None:
-                raise DamagedError("ledger", f"it is at block {application.height}, and the blocks after it are gone")
+            if snapshot is None:
+                reason = f"it is at block {application.height}, and the log of consensus ends at {height}"
+                raise DamagedError("ledger", f"{reason} without a snapshot to start from")
             application.restore(snapshot)
         for stored in store.blocks(application.height + 1, height):
             application.execute(_committed(stored))
@@ -308,18 +308,17 @@ class PbftEngine:
             self._wake()
 
     def _finish(self) -> None:
-        """What the turn saved goes to disk, then what it said leaves."""
+        """What the turn saved goes to disk, then what it said leaves. If it said nothing, the disk can wait."""
         try:
-            self._commit()
-        except (sqlite3.Error, TallystickError) as error:
+            if not self._peers.has_news:
+                self._store.settle()
+                return
+            began = time.perf_counter()
+            if self._store.commit():
+                self._metrics.commit_seconds.observe(time.perf_counter() - began)
+            self._peers.flush()
+        except (OSError, sqlite3.Error, TallystickError) as error:
             self._stop(error)
-            return
-        self._peers.flush()
-
-    def _commit(self) -> None:
-        began = time.perf_counter()
-        if self._store.commit():
-            self._metrics.commit_seconds.observe(time.perf_counter() - began)
 
     def _feed(self, event: Event) -> None:
         """Steps through `event` and whatever follows from it on this machine.
@@ -394,12 +393,15 @@ class PbftEngine:
         return answers
 
     def _execute(self, effect: Deliver) -> Executed:
-        """Stores the block, and only when it is on disk executes it: the application is never ahead of the store."""
+        """Stores the block, then executes it: if this process dies, the application is not ahead of the store.
+
+        The disk can wait until something is said: a quorum has what it takes to get this block again.
+        """
         block, application = effect.block, self._application
         self._store.save_block(
             StoredBlock(block.height, block.digest, block.time_ms, effect.encoded, block.certificate)
         )
-        self._commit()
+        self._store.settle()
         began = time.perf_counter()
         application.execute(block)
         self._metrics.execute_seconds.observe(time.perf_counter() - began)
@@ -420,7 +422,7 @@ class PbftEngine:
     def _restore(self, effect: Restore) -> Restored:
         """First the store, then the application: a crash between the two is noticed and mended at the start."""
         snapshot = self._store.restore(effect.head, effect.epoch, effect.checkpoint, effect.history)
-        self._commit()
+        self._store.commit()
         self._application.restore(snapshot)
         return Restored(effect.head.height, self._application.next_deadline_ms())
 

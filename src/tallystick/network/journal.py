@@ -12,11 +12,14 @@ the last KEPT_RESULTS can be looked up; what became of the last transaction of a
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from hashlib import sha256
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
+from tallystick.canon.hashing import DIGEST_BYTES
+from tallystick.errors import TallystickError
 from tallystick.ledger.events import Event, Result
 from tallystick.ledger.state import State, dump_state, load_state
 from tallystick.network.views import EventView, TransactionView
@@ -34,6 +37,10 @@ CREATE TABLE IF NOT EXISTS event (sequence INTEGER PRIMARY KEY, height INTEGER, 
 
 Outcome = tuple[int, str, str, tuple[str, ...]]
 """Height, code, reason, codes of a batch's items."""
+
+
+class JournalError(TallystickError):
+    """The file does not hold what was written to it."""
 
 
 class BlockResults(msgspec.Struct, array_like=True):
@@ -61,10 +68,19 @@ class Journal:
         """Oldest first."""
 
     def restore(self) -> State | None:
-        """The last snapshot, or None; drops everything that came after it."""
+        """The last snapshot, or None; drops everything that came after it.
+
+        Raises:
+            JournalError: the snapshot is not what was written.
+        """
         row = self._db.execute("SELECT height, state FROM snapshot").fetchone()
         self._drop_above(row[0] if row else 0)
-        return load_state(row[1]) if row else None
+        if row is None:
+            return None
+        seal, state = row[1][:DIGEST_BYTES], row[1][DIGEST_BYTES:]
+        if seal != sha256(state).digest():
+            raise JournalError("the saved state is not what was written; run `tallystick validator recover`")
+        return load_state(state)
 
     def start_from(self, state: State) -> None:
         """Goes on from a state that was not reached by executing blocks here, on disk when this returns. What is
@@ -139,7 +155,9 @@ class Journal:
                 self._remember(name, outcome)
 
     def _snapshot(self, state: State) -> None:
-        self._db.execute("INSERT OR REPLACE INTO snapshot VALUES (1, ?, ?)", (state.height, dump_state(state)))
+        data = dump_state(state)
+        row = (state.height, sha256(data).digest() + data)
+        self._db.execute("INSERT OR REPLACE INTO snapshot VALUES (1, ?, ?)", row)
 
 
 def _block_results(results: Sequence[Result]) -> BlockResults:

@@ -29,6 +29,7 @@ class Node:
         self._opened = OpenedTransactions(self.state.chain)
         self._woken: set[asyncio.Event] = set()
         self._listeners: list[Callable[[State], None]] = []
+        self._closing = False
         self.awaited: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
         """Who waits for a transaction, by its hash: with many waiting, a block wakes only those whom it concerns."""
 
@@ -103,7 +104,7 @@ class Node:
         self._woken.add(woken)
         try:
             async with asyncio.timeout(seconds):
-                while (value := ready()) is None:
+                while (value := ready()) is None and not self._closing:
                     await woken.wait()
                     woken.clear()
                 return value
@@ -125,7 +126,7 @@ class Node:
 
     async def until_executed(self, name: str, seconds: float) -> None:
         """Waits until the transaction whose hash is `name` is executed, or `seconds` have passed."""
-        if self.journal.result(name) is not None:
+        if self._closing or self.journal.result(name) is not None:
             return
         woken = asyncio.Event()
         self.awaited[name].add(woken)
@@ -138,6 +139,12 @@ class Node:
             self.awaited[name].discard(woken)
             if not self.awaited[name]:
                 del self.awaited[name]
+
+    def let_go(self) -> None:
+        """Nobody waits here from now on: this validator stops."""
+        self._closing = True
+        for woken in self._woken.union(*self.awaited.values()):
+            woken.set()
 
     def close(self) -> None:
         self.journal.close(self.state)

@@ -91,6 +91,11 @@ class Peers:
         for channel in list(self._outgoing.values()):
             channel.add(frame)
 
+    @property
+    def has_news(self) -> bool:
+        """Whether anything waits to leave."""
+        return any(channel.queued for channel in self._outgoing.values())
+
     def flush(self) -> None:
         """Lets everything leave that was queued."""
         for channel in list(self._outgoing.values()):

@@ -1,7 +1,9 @@
 """What a validator must not lose: what it signed, where it stands, and the blocks with their certificates.
 
-One SQLite file, held by one process: two validators on one store would vote twice. Changes gather in a transaction
-that `commit` forces to disk (`synchronous=FULL`); one commit for many records is what makes that affordable.
+One SQLite file, held by one process: two validators on one store would vote twice. Changes gather in a transaction,
+which `settle` hands to the system, so that it outlives this process; `commit` forces SQLite's log to disk, so that it
+outlives the machine. One commit for many records is what makes that affordable. SQLite itself forces to disk only what
+keeps its file whole (`synchronous=NORMAL` with a write-ahead log).
 
 **Nothing that was lost or changed goes unnoticed.** A node that forgot a vote could give another, so this file is
 believed only if
@@ -121,7 +123,8 @@ class _Summary(msgspec.Struct, array_like=True):
 
 
 class Store:
-    """The durable state of one validator on one chain. Changes are on disk after `commit`, all or none of them.
+    """The durable state of one validator on one chain. What was saved since the last `settle` or `commit` is lost in a
+    crash, all of it.
 
     Raises:
         DamagedError: the file is not what was written last.
@@ -134,7 +137,7 @@ class Store:
         """Opens `path`, or creates it; with `forgotten` in place of a lost one, so that it starts muted."""
         self.path, self._retain = path, retain
         self._mark = path.with_suffix(".turn")
-        self._dirty = False
+        self._dirty, self._synced = False, True
         self._db = _connect(path)
         try:
             self._open(chain, identity, forgotten)
@@ -152,23 +155,37 @@ class Store:
             self._db.close()
             raise
         self._turns = os.open(self._mark, os.O_WRONLY)
+        self._log = self._open_log()
 
     def close(self) -> None:
         """Commits what has gathered, and gives the file back."""
         self.commit()
+        os.close(self._log)
         os.close(self._turns)
         self._db.close()
 
+    def hand_over(self, identity: str) -> None:
+        """Closes the store for its validator, whose identity is another one from now on."""
+        self._change("UPDATE origin SET identity = ?", identity)
+        self.close()
+
     def commit(self) -> bool:
-        """Everything saved since the last commit is on disk when this returns. Whether there was anything."""
-        if not self._dirty:
+        """Everything saved so far is on disk when this returns. Whether there was anything."""
+        self.settle()
+        if self._synced:
             return False
-        self._summary.turn += 1
-        self._save_summary()
-        self._db.execute("COMMIT")
-        self._dirty = False
+        os.fdatasync(self._log)
         os.pwrite(self._turns, _mark_of(self._summary.turn), 0)
+        self._synced = True
         return True
+
+    def settle(self) -> None:
+        """Everything saved so far is the system's, and comes back after a crash of this process."""
+        if self._dirty:
+            self._summary.turn += 1
+            self._save_summary()
+            self._db.execute("COMMIT")
+            self._dirty = self._synced = False
 
     # ---- records
 
@@ -395,6 +412,17 @@ class Store:
         if owner != (chain, identity):
             wanted = f"validator {identity[:12]} on chain {chain}"
             raise StoreError(f"{self.path}: belongs to validator {owner[1][:12]} on chain {owner[0]}, not {wanted}")
+
+    def _open_log(self) -> int:
+        """SQLite's log, to force it to disk ourselves. It is one file from the first change after opening to the end.
+
+        Changing something here makes it, and `FULL` makes its name durable.
+        """
+        self._save_summary()
+        self._db.execute("COMMIT")
+        self._dirty = False
+        self._db.execute("PRAGMA synchronous = NORMAL")
+        return os.open(f"{self.path}-wal", os.O_RDONLY)
 
     def _create(self, chain: str, identity: str, forgotten: bool) -> None:
         if self._mark.exists():

@@ -1,13 +1,16 @@
 """A validator process: consensus, ledger, auditor and HTTP face over one folder.
 
 key             its identity, mode 0600
+key.next        the identity that takes its place when the ledger's change of keys takes effect
 genesis.json    the network that it belongs to
-consensus.db    blocks and votes, forced to disk before they count
+card.json       where it is reached; not needed if that is in genesis.json or in the ledger
+consensus.db    blocks, votes and what else must not be lost, with consensus.turn beside it
 ledger.db       what executing the blocks gave
 """
 
 import asyncio
 import logging
+import random
 import signal
 import socket
 import sqlite3
@@ -19,25 +22,29 @@ from typing import Any, Final
 import uvicorn
 
 from tallystick import __version__
+from tallystick.canon.encoding import from_json
 from tallystick.canon.identity import Key, load_key
 from tallystick.consensus.pbft import Group
 from tallystick.errors import Refused, TallystickError
-from tallystick.ledger.genesis import MAX_GENESIS_BYTES, Genesis, chain_id, load_genesis
-from tallystick.ledger.transactions import AnyBody, sign_transaction
+from tallystick.ledger.genesis import MAX_GENESIS_BYTES, Genesis, ValidatorInfo, chain_id, load_genesis
+from tallystick.ledger.transactions import Accuse, AnyBody, sign_transaction
+from tallystick.network import views
 from tallystick.network.api import Api
 from tallystick.network.auditor import Auditor
 from tallystick.network.blobs import BlobStore
 from tallystick.network.engine import PbftEngine, Shell
+from tallystick.network.metrics import EngineMetrics, StatusCollector
 from tallystick.network.node import Node
 from tallystick.network.peers import Validator, split_address
-from tallystick.network.store import Store
-from tallystick.network.views import Status
+from tallystick.network.store import RETAIN_BLOCKS, Store
 
 log = logging.getLogger(__name__)
 
-KEY, GENESIS, CONSENSUS, LEDGER = "key", "genesis.json", "consensus.db", "ledger.db"
+KEY, NEXT_KEY, OLD_KEY = "key", "key.next", "key.old"
+GENESIS, CARD, CONSENSUS, LEDGER = "genesis.json", "card.json", "consensus.db", "ledger.db"
 SHUTDOWN_SECONDS: Final = 1
 BACKLOG: Final = 2048
+MAX_CARD_BYTES: Final = 64 * 1024
 
 
 class ValidatorError(TallystickError):
@@ -59,98 +66,185 @@ def read_genesis(path: Path) -> Genesis:
         raise ValidatorError(f"{path}: {error.strerror}; make one with `tallystick genesis`") from None
 
 
-async def run_validator(home: Path, blobs: str, on_ready: Callable[[Status], None]) -> None:
+def read_card(home: Path, genesis: Genesis, identity: str) -> ValidatorInfo:
+    """Where the validator with `identity` is reached: from its card, or else from the genesis document.
+
+    Raises:
+        ValidatorError: there is neither.
+        Refused: the card is not one.
+    """
+    if (home / CARD).exists():
+        return from_json((home / CARD).read_bytes(), ValidatorInfo, limit=MAX_CARD_BYTES, what=f"{home / CARD}")
+    found = next((info for info in genesis.validators if info.identity == identity), None)
+    if found is None:
+        reason = f"key {identity[:12]} is not a validator of chain {genesis.chain} from its start, and there is no {CARD}"
+        raise ValidatorError(f"{home}: {reason}; make one with `tallystick validator init`")
+    return found
+
+
+async def run_validator(
+    home: Path, blobs: str, on_ready: Callable[[views.Status], None], *, retain: int = RETAIN_BLOCKS
+) -> None:
     """Runs the validator of folder `home` until SIGINT or SIGTERM, then stops in order.
 
     Args:
         blobs: fsspec URL of the network's blobs.
-        on_ready: called once, when requests are accepted.
+        on_ready: called when requests are accepted.
+        retain: how many blocks are kept below the last stable checkpoint.
 
     Raises:
+        DamagedError: the folder does not hold what was written; nothing was signed.
+        HaltedError: it stopped by itself, since going on could do harm.
         ValidatorError, KeyFileError, StoreError, Refused: it cannot start; the message says what to do.
     """
     genesis = read_genesis(home / GENESIS)
-    key = load_key(home / KEY)
-    info = next((v for v in genesis.validators if v.identity == key.identity), None)
-    if info is None:
-        raise ValidatorError(f"{home}: key {key.identity[:12]} is not a validator of chain {genesis.chain}")
-    listening = _listen(info.url)
-    try:
-        store = Store(home / CONSENSUS, chain_id(genesis), key.identity)
-        node = Node(genesis, home / LEDGER)
-    except sqlite3.Error as error:
-        raise ValidatorError(f"{home}: {error}") from None
-    try:
-        await _serve(key, genesis, listening, node, store, BlobStore(blobs), on_ready)
-    finally:
-        node.close()
-        store.close()
+    while True:
+        key = load_key(home / KEY)
+        listening = _listen(read_card(home, genesis, key.identity).url)
+        try:
+            process = _Process(home, genesis, key, retain)
+        except sqlite3.Error as error:
+            raise ValidatorError(f"{home}: {error}") from None
+        try:
+            await process.serve(listening, BlobStore(blobs), on_ready)
+        finally:
+            process.close()
+        if not process.key_is_old:
+            return
+        _take_new_key(home, chain_id(genesis))
 
 
-async def _serve(
-    key: Key,
-    genesis: Genesis,
-    listening: socket.socket,
-    node: Node,
-    store: Store,
-    blobs: BlobStore,
-    on_ready: Callable[[Status], None],
-) -> None:
-    chain = chain_id(genesis)
-    known = {v.identity: Validator(v.identity, v.address, v.certificate) for v in genesis.validators}
-    group = Group(chain, tuple(known))
-    engine = PbftEngine(key, group, node, store, Shell(known.get), listen=known[key.identity].address)
-    loop = asyncio.get_running_loop()
+def _take_new_key(home: Path, chain: str) -> None:
+    """The key that was agreed on is the key from now on; the old one stays, in case somebody asks."""
+    old, new = load_key(home / KEY), load_key(home / NEXT_KEY)
+    Store(home / CONSENSUS, chain, old.identity).hand_over(new.identity)
+    (home / KEY).rename(home / OLD_KEY)
+    (home / NEXT_KEY).rename(home / KEY)
+    log.info("key %s has taken the place of %s", new.identity[:12], old.identity[:12])
 
-    def submit(nonce: int, body: AnyBody) -> None:
-        loop.call_soon_threadsafe(_submit_own, engine, sign_transaction(key, chain, nonce, body))
 
-    auditor = Auditor(key.identity, blobs, submit)
-    node.listen(auditor.notify)
+class _Process:
+    """One life of a validator under one key."""
 
-    def status() -> Status:
-        now = engine.status()
-        return Status(
-            chain=chain,
-            identity=key.identity,
+    def __init__(self, home: Path, genesis: Genesis, key: Key, retain: int) -> None:
+        self._genesis, self._key, self._chain = genesis, key, chain_id(genesis)
+        self._next = load_key(home / NEXT_KEY).identity if (home / NEXT_KEY).exists() else None
+        self._known = {v.identity: Validator(v.identity, v.address, v.certificate) for v in genesis.validators}
+        self._stopping = asyncio.Event()
+        self._metrics = EngineMetrics()
+        self.key_is_old = False
+        """Whether this life ended because the next key is in office."""
+        self._store = Store(home / CONSENSUS, self._chain, key.identity, retain=retain)
+        self._node: Node | None = None
+        try:
+            self._node = Node(genesis, home / LEDGER)
+            group = Group(self._chain, tuple(info.identity for info in genesis.validators))
+            shell = Shell(self._look_up, self._accuse, self._regrouped, jitter=random.Random(key.seed))
+            listen = read_card(home, genesis, key.identity).address
+            self._engine = PbftEngine(
+                key, group, self._node, self._store, shell, listen=listen, metrics=self._metrics
+            )
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def node(self) -> Node:
+        assert self._node is not None
+        return self._node
+
+    def close(self) -> None:
+        if self._node is not None:
+            self._node.close()
+        self._store.close()
+
+    async def serve(
+        self, listening: socket.socket, blobs: BlobStore, on_ready: Callable[[views.Status], None]
+    ) -> None:
+        loop = asyncio.get_running_loop()
+
+        def submit(nonce: int, body: AnyBody) -> None:
+            loop.call_soon_threadsafe(self._submit, sign_transaction(self._key, self._chain, nonce, body))
+
+        auditor = Auditor(self._key.identity, blobs, submit)
+        self.node.listen(auditor.notify)
+        self._metrics.registry.register(StatusCollector(self._engine.status))
+        server = _http_server(Api(self.node, self._engine, self._status, self._metrics.text))
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self._stopping.set)
+        auditor.start()
+        auditor.notify(self.node.state)
+        on_ready(self._status())
+        try:
+            work = server.serve(sockets=[listening])
+            await _run_until(self._stopping, self._engine.run(), work, server, self.node.let_go)
+        finally:
+            auditor.stop()
+
+    def _status(self) -> views.Status:
+        now = self._engine.status()
+        return views.Status(
+            chain=self._chain,
+            identity=self._key.identity,
             version=__version__,
-            height=node.height,
-            time_ms=node.state.time_ms,
+            height=self.node.height,
+            time_ms=self.node.state.time_ms,
             view=now.view,
             primary=now.primary,
             peers=len(now.connected),
             pool=now.waiting,
             rejections=now.rejections,
+            epoch=now.epoch,
+            active=now.active,
+            voting=now.voting,
+            checkpoint=now.checkpoint,
+            transferring=now.transferring,
+            view_changes=now.view_changes,
+            last_view_change_ms=now.last_view_change_ms,
+            connected=sorted(now.connected),
         )
 
-    server = _http_server(Api(node, engine, status))
-    stopping = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stopping.set)
-    auditor.start()
-    auditor.notify(node.state)
-    on_ready(status())
-    try:
-        await _run_until(stopping, engine.run(), server.serve(sockets=[listening]), server)
-    finally:
-        auditor.stop()
+    def _submit(self, transaction: bytes) -> None:
+        """A refusal is no fault: the ledger may have moved on since we looked, and we will look again."""
+        try:
+            self._engine.submit(transaction)
+        except Refused as refused:
+            log.info("own transaction not admitted: %s", refused)
 
+    # ---- what the engine asks for
 
-def _submit_own(engine: PbftEngine, transaction: bytes) -> None:
-    """A refusal is no fault: the ledger may have moved on since the auditor looked, and it will look again."""
-    try:
-        engine.submit(transaction)
-    except Refused as refused:
-        log.info("own transaction not admitted: %s", refused)
+    def _look_up(self, identity: str) -> Validator | None:
+        """From the ledger, or where it was the last time; a validator that leaves is talked to for an epoch more."""
+        for listed in self.node.state.validators:
+            self._known[listed.identity] = Validator(listed.identity, listed.address, listed.certificate)
+        return self._known.get(identity)
+
+    def _accuse(self, culprit: str, first: bytes, second: bytes) -> None:
+        log.warning("%s has signed two votes that exclude each other", culprit[:12])
+        nonce = self.node.state.accounts[self._key.identity].nonce + 1
+        transaction = sign_transaction(self._key, self._chain, nonce, Accuse(first, second))
+        asyncio.get_running_loop().call_soon(self._submit, transaction)
+
+    def _regrouped(self, group: Group) -> None:
+        names = ", ".join(identity[:12] for identity in group.validators)
+        log.info("epoch %d after block %d: %s", group.epoch, group.start, names)
+        if self._next in group.validators:
+            self.key_is_old = True
+            self._stopping.set()
 
 
 async def _run_until(
-    stopping: asyncio.Event, consensus: Coroutine[Any, Any, None], http: Coroutine[Any, Any, None], server: "_Server"
+    stopping: asyncio.Event,
+    consensus: Coroutine[Any, Any, None],
+    http: Coroutine[Any, Any, None],
+    server: "_Server",
+    let_go: Callable[[], None],
 ) -> None:
     """Consensus and HTTP side by side until `stopping`, or until one of them fails."""
     tasks = [asyncio.create_task(work) for work in (consensus, http, stopping.wait())]
     done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     server.should_exit = True
+    let_go()
     tasks[0].cancel()
     await asyncio.gather(*tasks[:2], return_exceptions=True)
     tasks[2].cancel()

@@ -31,6 +31,20 @@ class Status(msgspec.Struct, frozen=True):
     """Transactions waiting for a block."""
     rejections: dict[str, int]
     """Messages of other validators that were refused, by reason code."""
+    epoch: int = 0
+    active: bool = True
+    """Whether a primary is in office, as far as this validator knows."""
+    voting: bool = True
+    """False for one that is no validator of this epoch, or that forgot what it signed and waits for a later one."""
+    checkpoint: int = 0
+    """Height of the last stable checkpoint."""
+    transferring: bool = False
+    """Whether it fetches a snapshot, being far behind."""
+    view_changes: int = 0
+    """Since its start."""
+    last_view_change_ms: int | None = None
+    connected: list[str] = []
+    """Identities of the validators that it is connected to."""
 
 
 class TransactionView(msgspec.Struct, frozen=True):

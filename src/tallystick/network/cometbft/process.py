@@ -32,6 +32,7 @@ from tallystick.network.cometbft.engine import CometEngine
 from tallystick.network.cometbft.ledger import CometLedger
 from tallystick.network.cometbft.server import AbciServer, listen
 from tallystick.network.cometbft.shelf import FileShelf
+from tallystick.network.metrics import EngineMetrics
 from tallystick.network.node import Node
 from tallystick.network.validator import GENESIS, KEY, LEDGER, ValidatorError, read_genesis
 from tallystick.network.views import Status
@@ -128,7 +129,7 @@ async def _serve(
 
     auditor = Auditor(key.identity, BlobStore(options.blobs), submit)
     node.listen(auditor.notify)
-    face = validator._http_server(Api(node, engine, status))
+    face = validator._http_server(Api(node, engine, status, EngineMetrics().text))
     stopping = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stopping.set)
@@ -136,6 +137,6 @@ async def _serve(
     auditor.notify(node.state)
     on_ready(status())
     try:
-        await validator._run_until(stopping, engine.run(), face.serve(sockets=[http]), face)
+        await validator._run_until(stopping, engine.run(), face.serve(sockets=[http]), face, node.let_go)
     finally:
         auditor.stop()
