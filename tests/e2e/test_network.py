@@ -1,6 +1,7 @@
 """A network started by hand from the command line, as the README shows it, with hostile input on every door."""
 
 import json
+import signal
 import socket
 import subprocess
 import sys
@@ -48,6 +49,10 @@ class Net:
         home = str(self.root / f"validator-{index}")
         arguments = ("validator", "run", home, "--blobs", self.blobs, "--stop-on-eof")
         self.processes.start(f"validator-{index}", "tallystick.cli.main", *arguments)
+
+    def stop(self, name: str) -> None:
+        self.processes.send(name, signal.SIGTERM)
+        self.processes.wait(name)
 
     def wait(self, index: int) -> None:
         deadline = time.monotonic() + 60

@@ -1,22 +1,84 @@
 """`tallystick validator`: everything that an operator of a validator does."""
 
 import asyncio
+import shutil
+import time
 from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
 
 import typer
+from rich.console import Console
+from rich.table import Table
 
-from tallystick.cli.network import BLOBS, STOP_ON_EOF
-from tallystick.cli.output import errors
+from tallystick.cli.network import BLOBS, JOIN, STOP_ON_EOF
+from tallystick.cli.output import errors, fail, print_json
 
-validator = typer.Typer(help="Run a validator and look after it.", no_args_is_help=True)
+if TYPE_CHECKING:
+    from tallystick.ledger.transactions import AnyBody
+    from tallystick.network.views import Status, TransactionView
+
+DAMAGED, HALTED = 3, 4
+"""Exit codes of `run`: the folder does not hold what was written to it; the node stopped by itself."""
+
+validator = typer.Typer(
+    help="Run a validator and look after it.\n\nExit codes: 0 done, 1 could not, 2 wrong usage; of `run` also "
+    "3 damaged files (see `recover`) and 4 stopped by itself (the message says why).",
+    no_args_is_help=True,
+)
 
 HOME = typer.Argument(help="The validator's folder: `key`, `genesis.json`, and the databases.")
+JSON = typer.Option(False, "--json", help="Print JSON.")
+
+
+@validator.command()
+def init(
+    home: Path = typer.Argument(help="New folder for the validator."),
+    genesis: Path = typer.Option(..., "--genesis", help="The network's genesis document."),
+    address: str = typer.Option(..., "--address", help="`host:port` where other validators reach it."),
+    url: str = typer.Option(..., "--url", help="Where it serves HTTP, such as http://203.0.113.7:26651."),
+    stake: int = typer.Option(500_000, min=1, help="What it answers with for its votes."),
+    key: Path | None = typer.Option(None, "--key", help="An existing key to use; else a new one is made."),
+    json: bool = JSON,
+) -> None:
+    """Prepare a validator that is to join a running network: key, genesis document, and a card that says who it is.
+
+    Send the card to the operators of the network, who vote with `tallystick validator add`. The identity needs a
+    balance first; `tallystick validator deposit` turns it into the stake.
+
+    Example: tallystick validator init node-5 --genesis net/genesis.json --address 127.0.0.1:26700 \
+--url http://127.0.0.1:26701
+    """
+    from tallystick.canon.encoding import to_json
+    from tallystick.canon.identity import Key, load_key, save_key
+    from tallystick.ledger.genesis import ValidatorInfo
+    from tallystick.network.peers import split_address
+    from tallystick.network.tls import make_certificate
+    from tallystick.network.validator import CARD, GENESIS, KEY, read_genesis
+
+    read_genesis(genesis)
+    try:
+        split_address(address)
+    except ValueError as error:
+        fail(f"--address: {error}")
+    if home.exists() and any(home.iterdir()):
+        fail(f"{home}: not empty; name a new folder")
+    secret = load_key(key) if key else Key.generate()
+    save_key(secret, home / KEY)
+    shutil.copyfile(genesis, home / GENESIS)
+    card = ValidatorInfo(secret.identity, address, url, make_certificate(secret), stake)
+    (home / CARD).write_bytes(to_json(card))
+    if json:
+        print_json({"identity": secret.identity, "card": str(home / CARD)})
+        return
+    typer.echo(secret.identity)
+    errors.print(f"send {home / CARD} to the operators of the network", soft_wrap=True)
 
 
 @validator.command()
 def run(
     home: Path = HOME,
     blobs: str = BLOBS,
+    retain: int = typer.Option(100_000, min=1, help="Blocks kept; whoever is further behind fetches a snapshot."),
     stop_on_eof: bool = STOP_ON_EOF,
 ) -> None:
     """Run a validator: agrees on blocks, re-runs contributions, attests results. Stops on SIGINT or SIGTERM.
@@ -24,6 +86,9 @@ def run(
     Example: tallystick validator run net/validator-0 --blobs net/blobs
     """
     from tallystick.network import running
+    from tallystick.network.engine import HaltedError
+    from tallystick.network.journal import JournalError
+    from tallystick.network.store import DamagedError
     from tallystick.network.validator import run_validator
     from tallystick.network.views import Status
 
@@ -36,4 +101,261 @@ def run(
     def ready(status: Status) -> None:
         errors.print(f"validator {status.identity[:12]} of {status.chain}: height {status.height}, ready")
 
-    asyncio.run(run_validator(home, blobs, ready))
+    try:
+        asyncio.run(run_validator(home, blobs, ready, retain=retain))
+    except (DamagedError, JournalError) as error:
+        fail(str(error), DAMAGED)
+    except HaltedError as error:
+        fail(str(error), HALTED)
+
+
+@validator.command()
+def status(join: list[str] = JOIN, json: bool = JSON) -> None:
+    """Show what an operator needs to know of each named validator. Exits with 1 if one does not answer.
+
+    Example: tallystick validator status --join http://127.0.0.1:26651 --join http://127.0.0.1:26653
+    """
+    from tallystick.errors import Refused
+    from tallystick.network.dial import UnreachableError, Validators
+
+    seen: dict[str, Status | None] = {}
+    for url in join:
+        try:
+            with Validators([url]) as one:
+                seen[url] = one.status()
+        except (UnreachableError, Refused) as error:
+            errors.print(f"{url}: {error}", soft_wrap=True, markup=False)
+            seen[url] = None
+    best = max((found.height for found in seen.values() if found), default=0)
+    if json:
+        rows = [
+            {"url": url, "lag": best - found.height if found else None, "status": found} for url, found in seen.items()
+        ]
+        print_json({"height": best, "validators": rows})
+    else:
+        _print_status(seen, best)
+    if None in seen.values():
+        raise typer.Exit(1)
+
+
+def _print_status(seen: "dict[str, Status | None]", best: int) -> None:
+    table = Table(
+        "validator", "identity", "height", "lag", "checkpoint", "epoch/view", "primary", "peers", "pool", "state"
+    )
+    console = Console()
+    for url, found in seen.items():
+        if found is None:
+            table.add_row(url, "", "", "", "", "", "", "", "", "[red]does not answer[/]")
+            continue
+        state = "votes" if found.voting else "follows"
+        state = "fetches a snapshot" if found.transferring else state if found.active else f"{state}, changes its view"
+        numbers = (found.height, best - found.height, found.checkpoint, f"{found.epoch}/{found.view}")
+        others = (found.primary[:12], len(found.connected), found.pool, state)
+        table.add_row(url, found.identity[:12], *map(str, (*numbers, *others)))
+    console.print(table)
+    for url, found in seen.items():
+        if found is None:
+            continue
+        ago = "never" if found.last_view_change_ms is None else f"{_seconds_since(found.last_view_change_ms):.0f} s ago"
+        refused = ", ".join(f"{reason} {count}" for reason, count in sorted(found.rejections.items())) or "none"
+        console.print(f"{url}: last view change {ago} ({found.view_changes} since its start); refused: {refused}")
+
+
+def _seconds_since(time_ms: int) -> float:
+    return max(0.0, time.time() - time_ms / 1000)
+
+
+# ---- membership
+
+
+@validator.command()
+def deposit(
+    home: Path = HOME,
+    amount: int = typer.Argument(min=1, help="How much of its balance."),
+    join: list[str] = JOIN,
+    json: bool = JSON,
+) -> None:
+    """Put a part of the validator's balance at stake, which it needs before it can be added.
+
+    Example: tallystick validator deposit node-5 500000 --join http://127.0.0.1:26651
+    """
+    from tallystick.ledger.transactions import Deposit
+
+    _show_outcome(_send(home, Deposit(amount), join), json)
+
+
+@validator.command()
+def add(
+    home: Path = HOME,
+    card: Path = typer.Argument(help="The newcomer's `card.json`."),
+    join: list[str] = JOIN,
+    json: bool = JSON,
+) -> None:
+    """Vote, with the validator's key, for a newcomer. It becomes a validator when a quorum has voted for it.
+
+    Example: tallystick validator add net/validator-0 node-5/card.json --join http://127.0.0.1:26651
+    """
+    from tallystick.canon.encoding import from_json
+    from tallystick.ledger.genesis import ValidatorInfo
+    from tallystick.ledger.transactions import AddValidator
+    from tallystick.network.validator import MAX_CARD_BYTES
+
+    try:
+        info = from_json(card.read_bytes(), ValidatorInfo, limit=MAX_CARD_BYTES, what=str(card))
+    except OSError as error:
+        fail(f"{card}: {error.strerror}")
+    body = AddValidator(info.identity, info.address, info.url, info.certificate, info.stake)
+    _show_outcome(_send(home, body, join), json)
+
+
+@validator.command()
+def remove(
+    home: Path = HOME,
+    identity: str = typer.Argument(help="Of the validator that is to leave; may be the folder's own."),
+    join: list[str] = JOIN,
+    json: bool = JSON,
+) -> None:
+    """Vote, with the validator's key, for another's leaving or its own. It leaves when a quorum has voted for it.
+
+    Example: tallystick validator remove net/validator-0 $IDENTITY --join http://127.0.0.1:26651
+    """
+    from tallystick.canon.identity import parse_identity
+    from tallystick.ledger.transactions import RemoveValidator
+
+    _show_outcome(_send(home, RemoveValidator(parse_identity(identity, "remove")), join), json)
+
+
+@validator.command()
+def rotate_key(home: Path = HOME, join: list[str] = JOIN, json: bool = JSON) -> None:
+    """Give the validator a new key. The running process changes over by itself at the next checkpoint.
+
+    The new key is `key.next` until then; afterwards it is `key`, and the old one `key.old`.
+
+    Example: tallystick validator rotate-key net/validator-0 --join http://127.0.0.1:26651
+    """
+    from tallystick.canon.identity import Key, load_key, save_key
+    from tallystick.ledger.genesis import chain_id
+    from tallystick.ledger.transactions import RotateKey, prove_rotation
+    from tallystick.network.tls import make_certificate
+    from tallystick.network.validator import GENESIS, KEY, NEXT_KEY, read_genesis
+
+    chain, old = chain_id(read_genesis(home / GENESIS)), load_key(home / KEY).identity
+    if not (home / NEXT_KEY).exists():
+        save_key(Key.generate(), home / NEXT_KEY)  # before the ledger knows of it: it must not be lost
+    new = load_key(home / NEXT_KEY)
+    body = RotateKey(new.identity, make_certificate(new), prove_rotation(new, chain, old))
+    outcome = _send(home, body, join)
+    if json:
+        print_json({"identity": new.identity, "outcome": outcome})
+        return
+    typer.echo(new.identity)
+
+
+def _send(home: Path, body: "AnyBody", join: list[str]) -> "TransactionView":
+    from tallystick.canon.identity import load_key
+    from tallystick.network.dial import Sender, Validators
+    from tallystick.network.validator import KEY
+
+    key = load_key(home / KEY)
+    with Validators(join) as validators:
+        return Sender(key, validators).send(body)
+
+
+def _show_outcome(outcome: "TransactionView", json: bool) -> None:
+    if json:
+        print_json(outcome)
+    else:
+        typer.echo(f"executed in block {outcome.height}: {outcome.code}")
+
+
+# ---- files
+
+
+@validator.command()
+def export(
+    home: Path = typer.Argument(None, help="The validator's folder. It must not be running."),
+    out: Path = typer.Option(None, "--out", help="File to write the blocks to."),
+    check: Path = typer.Option(None, "--check", help="Instead, check such a file."),
+    genesis: Path = typer.Option(None, "--genesis", help="With --check: the network's genesis document."),
+    json: bool = JSON,
+) -> None:
+    """Write blocks with the proof that a quorum agreed on them; or check such a file, with nothing but the genesis.
+
+    Example: tallystick validator export net/validator-0 --out blocks && \
+tallystick validator export --check blocks --genesis net/genesis.json
+    """
+    if check is not None and genesis is not None and home is None and out is None:
+        _check_export(check, genesis, json)
+    elif home is not None and out is not None and check is None:
+        _write_export(home, out, json)
+    else:
+        _usage("name a folder and --out, or --check and --genesis")
+
+
+def _write_export(home: Path, out: Path, json: bool) -> None:
+    from tallystick.canon.identity import load_key
+    from tallystick.ledger.genesis import chain_id
+    from tallystick.network.export import write_export
+    from tallystick.network.store import Store
+    from tallystick.network.validator import CONSENSUS, GENESIS, KEY, read_genesis
+
+    if out.exists():
+        fail(f"{out}: is there already; name another file with --out")
+    chain = chain_id(read_genesis(home / GENESIS))
+    if not (home / CONSENSUS).exists():
+        fail(f"{home / CONSENSUS}: not there; this validator has never run")
+    store = Store(home / CONSENSUS, chain, load_key(home / KEY).identity)
+    try:
+        header = write_export(store, chain, out)
+    finally:
+        store.close()
+    if json:
+        print_json({"file": str(out), "first": header.first, "last": header.last})
+    else:
+        typer.echo(f"{out}: blocks {header.first} to {header.last}")
+
+
+def _check_export(file: Path, genesis: Path, json: bool) -> None:
+    from tallystick.consensus.pbft import Group
+    from tallystick.ledger.genesis import chain_id
+    from tallystick.network.export import check_export
+    from tallystick.network.validator import read_genesis
+
+    document = read_genesis(genesis)
+    group = Group(chain_id(document), tuple(info.identity for info in document.validators))
+    try:
+        checked = check_export(file, group)
+    except OSError as error:
+        fail(f"{file}: {error.strerror}")
+    if json:
+        print_json(checked)
+        return
+    changes = f"{checked.validator_changes} changes of the validators"
+    typer.echo(f"verified: blocks {checked.first} to {checked.last}, {checked.transactions} transactions, {changes}")
+
+
+@validator.command()
+def recover(home: Path = HOME, json: bool = JSON) -> None:
+    """Set damaged files of a stopped validator aside, so that it can start again and rejoin from its peers.
+
+    Its key stays. If the log of what it signed is lost, it follows in silence until an epoch that nothing it may have
+    signed can reach, and votes again from there.
+
+    Example: tallystick validator recover net/validator-0
+    """
+    from tallystick.network.recovery import recover as mend
+
+    done = mend(home)
+    if json:
+        print_json(done)
+    elif not done.moved:
+        typer.echo("nothing is damaged")
+    else:
+        for what in done.damage:
+            errors.print(what, soft_wrap=True, markup=False)
+        typer.echo(f"set aside in {done.aside}: {', '.join(done.moved)}")
+        typer.echo("start it again; it will be silent for two epochs" if done.muted else "start it again")
+
+
+def _usage(message: str) -> NoReturn:
+    raise typer.BadParameter(message)

@@ -58,6 +58,13 @@ class Processes:
         """Sends a signal, such as SIGSTOP, to a process of ours that goes on being ours."""
         self._running[name].send_signal(number)
 
+    def wait(self, name: str) -> int:
+        """Waits for a process that was told to stop; returns its exit status."""
+        process = self._running.pop(name)
+        code = process.wait(STOP_SECONDS)
+        _forget(process)
+        return code
+
     def died(self) -> list[str]:
         """Processes that ended though nobody stopped them."""
         return [name for name, process in self._running.items() if process.poll() is not None]

@@ -112,6 +112,10 @@ class Journal:
         self._snapshot(state)
         self._db.close()
 
+    def abandon(self) -> None:
+        """Closes the file as a crash would."""
+        self._db.close()
+
     def result(self, transaction: str) -> TransactionView | None:
         """What became of a transaction, by its hash; None if it is not among the newest."""
         outcome = self._outcomes.get(bytes.fromhex(transaction))

@@ -19,6 +19,7 @@ A `DamagedError` names what is wrong; `tallystick validator recover` is the way 
 import os
 import sqlite3
 from collections.abc import Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -463,6 +464,18 @@ class Store:
             raise DamagedError(self.path, f"{count} blocks above the checkpoint at {above}, the head is {self.head()}")
         if checkpoint is not None and self.snapshot(checkpoint.height) is None:
             raise DamagedError(self.path, f"the snapshot of the checkpoint at {checkpoint.height} is gone")
+
+
+def owner_of(path: Path) -> str | None:
+    """The identity of the validator that a store belongs to; None if there is none. Its other contents stay unread."""
+    if not path.exists():
+        return None
+    try:
+        with closing(_connect(path)) as db:
+            row = db.execute("SELECT identity FROM origin").fetchone()
+    except sqlite3.Error:
+        return None
+    return row[0] if row else None
 
 
 class _Transfer(msgspec.Struct, array_like=True):

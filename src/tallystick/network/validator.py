@@ -20,9 +20,10 @@ from pathlib import Path
 from typing import Any, Final
 
 import uvicorn
+from msgspec.structs import replace
 
 from tallystick import __version__
-from tallystick.canon.encoding import from_json
+from tallystick.canon.encoding import from_json, to_json
 from tallystick.canon.identity import Key, load_key
 from tallystick.consensus.pbft import Group
 from tallystick.errors import Refused, TallystickError
@@ -36,7 +37,9 @@ from tallystick.network.engine import PbftEngine, Shell
 from tallystick.network.metrics import EngineMetrics, StatusCollector
 from tallystick.network.node import Node
 from tallystick.network.peers import Validator, split_address
-from tallystick.network.store import RETAIN_BLOCKS, Store
+from tallystick.network.store import RETAIN_BLOCKS, Store, owner_of
+from tallystick.network.tls import make_certificate
+from tallystick.proof.durable import write_whole
 
 log = logging.getLogger(__name__)
 
@@ -77,8 +80,8 @@ def read_card(home: Path, genesis: Genesis, identity: str) -> ValidatorInfo:
         return from_json((home / CARD).read_bytes(), ValidatorInfo, limit=MAX_CARD_BYTES, what=f"{home / CARD}")
     found = next((info for info in genesis.validators if info.identity == identity), None)
     if found is None:
-        reason = f"key {identity[:12]} is not a validator of chain {genesis.chain} from its start, and there is no {CARD}"
-        raise ValidatorError(f"{home}: {reason}; make one with `tallystick validator init`")
+        reason = f"key {identity[:12]} is not a validator of chain {genesis.chain} from its start"
+        raise ValidatorError(f"{home}: {reason}, and there is no {CARD}; make one with `tallystick validator init`")
     return found
 
 
@@ -98,6 +101,8 @@ async def run_validator(
         ValidatorError, KeyFileError, StoreError, Refused: it cannot start; the message says what to do.
     """
     genesis = read_genesis(home / GENESIS)
+    if (home / NEXT_KEY).exists() and owner_of(home / CONSENSUS) == load_key(home / NEXT_KEY).identity:
+        _take_new_key(home, genesis)  # a crash came between
     while True:
         key = load_key(home / KEY)
         listening = _listen(read_card(home, genesis, key.identity).url)
@@ -111,13 +116,19 @@ async def run_validator(
             process.close()
         if not process.key_is_old:
             return
-        _take_new_key(home, chain_id(genesis))
+        _take_new_key(home, genesis)
 
 
-def _take_new_key(home: Path, chain: str) -> None:
-    """The key that was agreed on is the key from now on; the old one stays, in case somebody asks."""
+def _take_new_key(home: Path, genesis: Genesis) -> None:
+    """The key that was agreed on is the key from now on; the old one stays, in case somebody asks.
+
+    The store's owner is what decides, so it changes before the files do.
+    """
     old, new = load_key(home / KEY), load_key(home / NEXT_KEY)
-    Store(home / CONSENSUS, chain, old.identity).hand_over(new.identity)
+    card = replace(read_card(home, genesis, old.identity), identity=new.identity, certificate=make_certificate(new))
+    write_whole(home / CARD, to_json(card))
+    if owner_of(home / CONSENSUS) != new.identity:
+        Store(home / CONSENSUS, chain_id(genesis), old.identity).hand_over(new.identity)
     (home / KEY).rename(home / OLD_KEY)
     (home / NEXT_KEY).rename(home / KEY)
     log.info("key %s has taken the place of %s", new.identity[:12], old.identity[:12])
@@ -139,11 +150,10 @@ class _Process:
         try:
             self._node = Node(genesis, home / LEDGER)
             group = Group(self._chain, tuple(info.identity for info in genesis.validators))
-            shell = Shell(self._look_up, self._accuse, self._regrouped, jitter=random.Random(key.seed))
+            jitter = random.Random(key.identity)  # noqa: S311  # no secret: only when to dial
+            shell = Shell(self._look_up, self._accuse, self._regrouped, jitter=jitter)
             listen = read_card(home, genesis, key.identity).address
-            self._engine = PbftEngine(
-                key, group, self._node, self._store, shell, listen=listen, metrics=self._metrics
-            )
+            self._engine = PbftEngine(key, group, self._node, self._store, shell, listen=listen, metrics=self._metrics)
         except BaseException:
             self.close()
             raise
@@ -158,9 +168,7 @@ class _Process:
             self._node.close()
         self._store.close()
 
-    async def serve(
-        self, listening: socket.socket, blobs: BlobStore, on_ready: Callable[[views.Status], None]
-    ) -> None:
+    async def serve(self, listening: socket.socket, blobs: BlobStore, on_ready: Callable[[views.Status], None]) -> None:
         loop = asyncio.get_running_loop()
 
         def submit(nonce: int, body: AnyBody) -> None:

@@ -1,0 +1,129 @@
+"""Blocks with the proof that a quorum agreed on them, in one file that anybody can check with the genesis document.
+
+    "tallystick-blocks-v1\\n"
+    header: chain, first and last height, checkpoints at which the validators changed
+    for each block: the block, its certificate
+
+Header and blocks are MessagePack, each after its length in 4 bytes, big-endian.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Final
+
+import msgspec
+
+from tallystick.canon.encoding import from_bytes, to_bytes
+from tallystick.canon.votes import open_vote
+from tallystick.consensus.pbft import Group, verify_certificate
+from tallystick.consensus.pbft.certificate import (
+    group_after,
+    group_of_checkpoint,
+    height_of,
+    verify_checkpoint,
+    votes_in,
+)
+from tallystick.consensus.pbft.limits import MAX_BLOCK_BYTES, MAX_CERTIFICATE_BYTES
+from tallystick.errors import Refused
+from tallystick.network.store import Store, StoreError
+
+MAGIC: Final = b"tallystick-blocks-v1\n"
+LENGTH_BYTES: Final = 4
+MAX_HEADER_BYTES: Final = 64 * 2**20
+MAX_RECORD_BYTES: Final = MAX_BLOCK_BYTES + MAX_CERTIFICATE_BYTES + 64
+
+
+class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_like=True):
+    chain: str
+    first: int
+    last: int
+    history: tuple[bytes, ...]
+
+
+class Certified(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_like=True):
+    block: bytes
+    certificate: bytes
+
+
+@dataclass(frozen=True)
+class Checked:
+    chain: str
+    first: int
+    last: int
+    transactions: int
+    validator_changes: int
+
+
+def write_export(store: Store, chain: str, out: Path) -> Header:
+    """Writes all blocks that `store` still holds. Raises `StoreError` if there are none."""
+    head = store.head()
+    first, last = store.first_height(), head.height if head else 0
+    if first > last:
+        raise StoreError(f"{store.path}: holds no blocks yet")
+    header = Header(chain, first, last, store.history())
+    with out.open("wb") as file:
+        file.write(MAGIC)
+        _write(file, to_bytes(header))
+        for stored in store.blocks(first, last):
+            _write(file, to_bytes(Certified(stored.block, stored.certificate)))
+    return header
+
+
+def check_export(path: Path, genesis: Group) -> Checked:
+    """Checks every block of an export against the validators that its history leads to.
+
+    Raises:
+        Refused: the first thing that does not hold.
+    """
+    with path.open("rb") as file:
+        if file.read(len(MAGIC)) != MAGIC:
+            raise Refused("malformed", f"{path}: not an export of blocks")
+        header: Header = from_bytes(_read(file, MAX_HEADER_BYTES), Header, limit=MAX_HEADER_BYTES, what="header")
+        if header.chain != genesis.chain:
+            raise Refused("wrong_chain", f"{path}: of chain {header.chain}, the genesis document is of {genesis.chain}")
+        transactions, changes = 0, list(_changes(genesis, header.history))
+        for height in range(header.first, header.last + 1):
+            record = _read(file, MAX_RECORD_BYTES)
+            certified: Certified = from_bytes(record, Certified, limit=MAX_RECORD_BYTES, what=f"block {height}")
+            group = [group for since, group in changes if since < height][-1]
+            block = verify_certificate(_in_epoch(group, certified.certificate), certified.block, certified.certificate)
+            if block.height != height:
+                raise Refused("wrong_height", f"{path}: block {block.height} in the place of {height}")
+            transactions += len(block.transactions)
+        if file.read(1):
+            raise Refused("malformed", f"{path}: goes on after block {header.last}")
+    return Checked(header.chain, header.first, header.last, transactions, len(header.history))
+
+
+def _changes(genesis: Group, history: tuple[bytes, ...]) -> Iterator[tuple[int, Group]]:
+    """From which height on which validators agree: each set is named by a quorum of the one before it."""
+    group = genesis
+    yield 0, group
+    for proof in history:
+        signers = group_of_checkpoint(group, proof)
+        group = group_after(signers, verify_checkpoint(signers, proof))
+        yield height_of(proof), group
+
+
+def _in_epoch(group: Group, certificate: bytes) -> Group:
+    """The same validators, in the epoch that the votes name: it may have ended without a change of validators."""
+    votes = votes_in(certificate)
+    if not votes:
+        return group
+    _, vote = open_vote(group.chain, votes[0])
+    return Group(group.chain, group.validators, vote.epoch, group.start, group.since, group.parameters)
+
+
+def _write(file: BinaryIO, data: bytes) -> None:
+    file.write(len(data).to_bytes(LENGTH_BYTES) + data)
+
+
+def _read(file: BinaryIO, limit: int) -> bytes:
+    size = int.from_bytes(file.read(LENGTH_BYTES))
+    if not 0 < size <= limit:
+        raise Refused("malformed", f"a record of {size} bytes, 1 to {limit} are admitted; is the file whole?")
+    data = file.read(size)
+    if len(data) < size:
+        raise Refused("truncated", f"the file ends {size - len(data)} bytes early")
+    return data

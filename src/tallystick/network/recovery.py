@@ -1,0 +1,90 @@
+"""What to do with a validator's folder that does not hold what was written to it.
+
+The damaged files are set aside, never deleted. Without the ledger's file nothing is lost: it is made again from the log
+of consensus. Without the log nobody knows what this validator has signed, so the new one starts *muted*: the node
+follows, asks a quorum which epoch it is, and votes again two epochs later, where none of the votes that it may have
+given can meet the new ones.
+"""
+
+import sqlite3
+from dataclasses import dataclass
+from pathlib import Path
+
+from tallystick.canon.identity import load_key
+from tallystick.errors import Refused
+from tallystick.ledger.genesis import chain_id
+from tallystick.network.journal import JournalError
+from tallystick.network.node import Node
+from tallystick.network.store import DamagedError, Store
+from tallystick.network.validator import CONSENSUS, GENESIS, KEY, LEDGER, read_genesis
+
+
+@dataclass(frozen=True)
+class Recovered:
+    damage: tuple[str, ...]
+    """What was found, in words."""
+    moved: tuple[str, ...]
+    """Files that were set aside."""
+    aside: str
+    """Where they are."""
+    muted: bool
+    """Whether this validator is silent until a later epoch."""
+
+
+def recover(home: Path) -> Recovered:
+    """Sets aside what is damaged in a validator's folder, so that it can start again. Its key stays.
+
+    Raises:
+        KeyFileError, StoreError, ValidatorError: the folder is not one that can be helped in this way.
+    """
+    genesis, identity = read_genesis(home / GENESIS), load_key(home / KEY).identity
+    chain = chain_id(genesis)
+    log, ledger = _damage_of_log(home, chain, identity), ""
+    height = 0
+    if not log:
+        store = Store(home / CONSENSUS, chain, identity)
+        head = store.head()
+        height = head.height if head else 0
+        store.close()
+    try:
+        node = Node(genesis, home / LEDGER)
+        if node.height > height and not log:
+            ledger = f"{LEDGER} is at block {node.height}, the log of consensus ends at {height}"
+        node.journal.abandon()
+    except (sqlite3.Error, JournalError, Refused) as error:
+        ledger = f"{home / LEDGER}: {error}"
+    damage = tuple(what for what in (log, ledger) if what)
+    moved: list[str] = []
+    aside = _free_name(home)
+    if log:
+        # A ledger ahead of an empty log would have nothing to go on from.
+        moved = _set_aside(home, aside, Path(CONSENSUS).stem, Path(LEDGER).stem)
+        Store(home / CONSENSUS, chain, identity, forgotten=True).close()
+    elif ledger:
+        moved = _set_aside(home, aside, Path(LEDGER).stem)
+    return Recovered(damage, tuple(moved), str(aside) if moved else "", bool(log))
+
+
+def _damage_of_log(home: Path, chain: str, identity: str) -> str:
+    if not (home / CONSENSUS).exists() and not (home / CONSENSUS).with_suffix(".turn").exists():
+        return ""
+    try:
+        Store(home / CONSENSUS, chain, identity).close()
+    except DamagedError as error:
+        return str(error)
+    return ""
+
+
+def _free_name(home: Path) -> Path:
+    number = 1
+    while (home / f"damaged-{number}").exists():
+        number += 1
+    return home / f"damaged-{number}"
+
+
+def _set_aside(home: Path, aside: Path, *stems: str) -> list[str]:
+    aside.mkdir()
+    files = [path for path in sorted(home.iterdir()) if path.is_file() and path.name.split(".")[0] in stems]
+    for path in files:
+        path.rename(aside / path.name)
+    return [path.name for path in files]

@@ -1,0 +1,152 @@
+"""`tallystick validator`: what an operator does with a running network, and with a folder that was damaged."""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from test_network import Net, tallystick
+
+from tallystick.canon.identity import load_key
+from tallystick.demo.processes import Processes
+from tallystick.ledger.transactions import Deposit
+from tallystick.network.dial import Sender
+from tallystick.network.local import free_ports
+
+SECONDS = 60
+
+
+@pytest.fixture(scope="module")
+def net(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Net]:
+    root = tmp_path_factory.mktemp("operators") / "net"
+    port = min(free_ports(1)[0], 64000)
+    made = tallystick("init", str(root), "--workers", "1", "--port", str(port))
+    assert made.returncode == 0, made.stderr
+    urls = [line.split()[-1] for line in made.stdout.splitlines() if "http://" in line]
+    with Processes(root / "logs") as processes:
+        net = Net(root, urls, processes)
+        for index in range(4):
+            net.start_validator(index)
+        for index in range(4):
+            net.wait(index)
+        yield net
+
+
+def answer(*arguments: str) -> Any:
+    run = tallystick("validator", *arguments, "--json")
+    assert run.returncode == 0, run.stderr
+    return json.loads(run.stdout)
+
+
+def reached(net: Net, index: int, ready: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+    """The status of a validator as soon as `ready` holds for it; meanwhile blocks are made."""
+    deadline = time.monotonic() + SECONDS
+    while time.monotonic() < deadline:
+        status: dict[str, Any] = httpx.get(f"{net.urls[index]}/v1/status", timeout=10).json()
+        if ready(status):
+            return status
+        pay(net, 1)
+    raise AssertionError(f"validator-{index} after {SECONDS} s: {status}")
+
+
+def pay(net: Net, count: int) -> None:
+    with net.dial() as validators:
+        sender = Sender(load_key(net.root / "client" / "key"), validators)
+        for _ in range(count):
+            sender.send(Deposit(1))
+
+
+def home(net: Net, index: int) -> str:
+    return str(net.root / f"validator-{index}")
+
+
+def test_status_and_metrics_say_where_everybody_is(net: Net) -> None:
+    pay(net, 3)
+    shown = answer("status", *net.joins)
+    assert shown["height"] >= 3 and [row["lag"] < 3 for row in shown["validators"]] == [True] * 4
+    status = shown["validators"][0]["status"]
+    assert status["voting"] and status["active"] and len(status["connected"]) == 3
+    table = tallystick("validator", "status", *net.joins)
+    assert table.returncode == 0 and "last view change" in table.stdout
+    assert tallystick("validator", "status", "--join", "http://127.0.0.1:1").returncode == 1
+    metrics = httpx.get(f"{net.urls[0]}/metrics", timeout=10).text
+    for name in ("height", "epoch", "view", "checkpoint_height", "peers_connected", "transactions_executed_total"):
+        assert f"\ntallystick_{name} " in metrics, name
+    assert 'tallystick_commit_seconds_bucket{le="0.001"}' in metrics
+
+
+def test_a_validator_joins_by_the_votes_of_a_quorum_and_leaves_again(net: Net) -> None:
+    folder = net.root / "validator-4"
+    port = int(net.urls[0].rsplit(":", 1)[1]) + 20
+    worker = net.root / "worker-0" / "key"  # an identity that has a balance
+    options = ("--genesis", str(net.root / "genesis.json"), "--stake", "50000", "--key", str(worker))
+    where = ("--address", f"127.0.0.1:{port}", "--url", f"http://127.0.0.1:{port + 1}")
+    card = answer("init", str(folder), *options, *where)
+    net.urls.append(f"http://127.0.0.1:{port + 1}")
+    net.start_validator(4)
+    net.wait(4)
+    answer("deposit", str(folder), "50000", *net.joins[:2])
+    for index in range(3):
+        assert answer("add", home(net, index), card["card"], *net.joins[:2])["code"] == "ok"
+    status = reached(net, 4, lambda status: status["voting"] and len(status["connected"]) == 4)
+    assert status["identity"] == card["identity"]
+    for index in range(4):
+        assert answer("remove", home(net, index), card["identity"], *net.joins[:2])["code"] == "ok"
+    reached(net, 0, lambda status: status["epoch"] >= 2)
+    reached(net, 1, lambda status: card["identity"] not in status["connected"] or status["epoch"] >= 3)
+    net.processes.kill("validator-4")
+    net.urls.pop()
+
+
+def test_a_rotated_key_is_in_office_without_a_restart_by_hand(net: Net) -> None:
+    old = load_key(net.root / "validator-1" / "key").identity
+    new = answer("rotate-key", home(net, 1), *net.joins[:2])["identity"]
+    status = reached(net, 1, lambda status: status["identity"] == new and status["voting"])
+    assert status["height"] > 0
+    assert load_key(net.root / "validator-1" / "key").identity == new
+    assert load_key(net.root / "validator-1" / "key.old").identity == old
+    assert net.processes.died() == []
+
+
+def test_blocks_are_exported_and_checked_with_the_genesis_alone(net: Net, tmp_path: Path) -> None:
+    refused = tallystick("validator", "export", home(net, 3), "--out", str(tmp_path / "blocks"))
+    assert refused.returncode == 1 and "another process" in refused.stderr
+    net.stop("validator-3")
+    written = answer("export", home(net, 3), "--out", str(tmp_path / "blocks"))
+    assert written["first"] == 1 and written["last"] > 3
+    check = ("export", "--check", str(tmp_path / "blocks"), "--genesis", str(net.root / "genesis.json"))
+    checked = answer(*check)
+    assert (checked["last"], checked["validator_changes"]) == (written["last"], 3)
+    data = bytearray((tmp_path / "blocks").read_bytes())
+    data[-200] ^= 1
+    (tmp_path / "blocks").write_bytes(data)
+    wrong = tallystick("validator", *check)
+    assert wrong.returncode == 1 and "Traceback" not in wrong.stderr
+    net.start_validator(3)
+    net.wait(3)
+
+
+@pytest.mark.parametrize("damage", ["log", "state"])
+def test_a_damaged_folder_is_refused_and_recovered(net: Net, damage: str) -> None:
+    assert tallystick("validator", "recover", home(net, 2)).returncode == 1, "it is running"
+    net.stop("validator-2")
+    folder = net.root / "validator-2"
+    assert "nothing is damaged" in tallystick("validator", "recover", str(folder)).stdout
+    name, mark = ("consensus.db", b"commit") if damage == "log" else ("ledger.db", b"local-")
+    data = bytearray((folder / name).read_bytes())
+    at = data.rindex(mark) if damage == "state" else len(data) // 2
+    data[at : at + 4096] = bytes(4096)[: len(data) - at]
+    (folder / name).write_bytes(data)
+    refused = tallystick("validator", "run", str(folder), "--blobs", net.blobs)
+    assert refused.returncode == 3, refused.stderr
+    assert "tallystick validator recover" in refused.stderr and "Traceback" not in refused.stderr
+    done = answer("recover", str(folder))
+    assert done["muted"] is (damage == "log") and name in done["moved"]
+    height = httpx.get(f"{net.urls[0]}/v1/status", timeout=10).json()["height"]
+    net.start_validator(2)
+    net.wait(2)
+    status = reached(net, 2, lambda status: status["height"] >= height)
+    assert status["voting"] is (damage == "state")
