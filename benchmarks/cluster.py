@@ -9,7 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -38,8 +38,11 @@ class Connection:
         self._address = urlsplit(url).netloc
         self._http = http.client.HTTPConnection(self._address, timeout=REQUEST_SECONDS)
 
-    def ask(self, method: str, path: str, body: bytes = b"") -> Any:
+    def ask(self, method: str, path: str, body: bytes = b"", timeout: float = REQUEST_SECONDS) -> Any:
         """The decoded reply. Raises `OSError` or `HTTPException`, and `ValueError` for a refusal."""
+        self._http.timeout = timeout
+        if self._http.sock is not None:
+            self._http.sock.settimeout(timeout)
         try:
             reply, data = self._once(method, path, body)
         except (BrokenPipeError, ConnectionResetError, http.client.RemoteDisconnected):
@@ -68,6 +71,10 @@ class Cluster:
     processes: Processes
     chain: str
     senders: list[Key]
+    talks_to: tuple[int, ...] = ()
+    """The validators that load goes to; all if empty."""
+    prepared: Any = None
+    """What `prepare` made of the network."""
 
     @property
     def size(self) -> int:
@@ -75,6 +82,16 @@ class Cluster:
 
     def url(self, index: int) -> str:
         return self.network.validators[index % self.size].url
+
+    def only(self, index: int) -> "Cluster":
+        """The same, for a driver that is to talk to this validator alone."""
+        return replace(self, talks_to=(index,))
+
+    def without(self, index: int) -> "Cluster":
+        return replace(self, talks_to=tuple(i for i in range(self.size) if i != index))
+
+    def connections(self) -> list[Connection]:
+        return [Connection(self.url(index)) for index in self.talks_to or range(self.size)]
 
     def start(self, index: int) -> None:
         member = self.network.validators[index]
@@ -114,8 +131,10 @@ class Cluster:
 
 
 @contextmanager
-def running(folder: Path, validators: int) -> Iterator[Cluster]:
-    """All validators of a new network, connected with one another."""
+def running(
+    folder: Path, validators: int, prepare: Callable[[LocalNetwork], Any] = lambda network: None
+) -> Iterator[Cluster]:
+    """All validators of a new network, connected with one another. `prepare` may change its files first."""
     network = make_network(
         folder / "network",
         validators=validators,
@@ -123,11 +142,12 @@ def running(folder: Path, validators: int) -> Iterator[Cluster]:
         ports=free_ports(2 * validators),
         now_ms=time.time_ns() // 10**6,
     )
+    prepared = prepare(network)
     chain = chain_id(load_genesis((network.root / GENESIS).read_bytes()))
     senders = [load_key(member.home / KEY) for member in network.workers]
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     with Processes(folder / "logs") as processes:
-        cluster = Cluster(network, processes, chain, senders)
+        cluster = Cluster(network, processes, chain, senders, prepared=prepared)
         for index in range(validators):
             cluster.start(index)
         for index in range(validators):
@@ -168,6 +188,10 @@ class Wallet:
         for _ in range(bulks):
             self.ready.append([self.next(items) for _ in range(bulk)])
 
+    def forget(self) -> None:
+        """Drops what was signed and not handed in; nonces may have gaps."""
+        self.ready.clear()
+
     def next(self, items: int = 1) -> bytes:
         self._nonce += 1
         return signed(self._cluster, self._sender, self._nonce, items)
@@ -188,7 +212,7 @@ class Load:
 def drive(cluster: Cluster, wallet: Wallet, first: int, until: float, pause: float, load: Load) -> None:
     """Hands in bulk after bulk, each when the one before is executed (or `pause` seconds after its start if that is
     later), to the validators in turn."""
-    connections = [Connection(cluster.url(index)) for index in range(cluster.size)]
+    connections = cluster.connections()
     turn = first
     while wallet.ready and time.monotonic() < until:
         began, bulk = time.monotonic(), wallet.ready.popleft()
@@ -223,7 +247,7 @@ def drive_all(cluster: Cluster, wallets: Sequence[Wallet], seconds: float, pause
 
 def one_at_a_time(cluster: Cluster, wallet: Wallet, count: int, pause: float = 0.0) -> list[float]:
     """Milliseconds from handing in a single transaction to knowing that it is executed, over the validators in turn."""
-    connections = [Connection(cluster.url(index)) for index in range(cluster.size)]
+    connections = cluster.connections()
     samples = []
     for number in range(count):
         transaction = wallet.next()
