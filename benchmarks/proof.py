@@ -9,8 +9,8 @@ those of a training of `--steps` steps. Which side goes first changes from segme
 **Size.** A whole training of `--steps` steps is recorded: of the bundled digits, and of a perceptron with about 100,000
 parameters. What is published is all but the checkpoints; records and the 32 bytes of each step are taken off.
 
-**Verification.** The default policy on that proof, in this process, against the time that the training took; and, without
-a bar, the whole command, which also starts Python and loads PyTorch.
+**Verification.** The default policy on that proof, in this process, against the time that the training took; and,
+without a bar, the whole command, which also starts Python and loads PyTorch.
 
 **Honest proofs.** Every segment of one, made with two threads, is re-executed under each CPU profile of `honest.py`.
 

@@ -4,10 +4,7 @@ Where no `cometbft` binary is on the PATH, the last test is not run, and says so
 """
 
 import asyncio
-import base64
-import json
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -19,6 +16,7 @@ import pytest
 
 from cometbft_app import make_chain
 from cometbft_engine import Comet
+from cometbft_rpc import Rpc
 from tallystick.canon.identity import load_key
 from tallystick.demo.processes import Processes
 from tallystick.ledger.genesis import Genesis, chain_id, load_genesis
@@ -118,46 +116,21 @@ def test_a_process_killed_between_finalize_and_commit_executes_the_block_again(p
 # ---- trained through it
 
 
-class Rpc:
-    """The part of CometBFT's RPC that applications use: takes transactions for the mempool."""
-
-    def __init__(self, comet: Comet) -> None:
-        self._comet = comet
-        self.mempool: dict[bytes, None] = {}
-
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            while header := await reader.readuntil(b"\r\n\r\n"):
-                length = int(re.search(rb"content-length: *(\d+)", header, re.IGNORECASE)[1])  # type: ignore[index]
-                call = json.loads(await reader.readexactly(length))
-                assert call["method"] == "broadcast_tx_async" and call["jsonrpc"] == "2.0"
-                transaction = base64.b64decode(call["params"]["tx"], validate=True)
-                (checked,) = await self._comet.check(transaction)
-                if checked.code == 0:
-                    self.mempool[transaction] = None
-                body = json.dumps({"jsonrpc": "2.0", "id": call["id"], "result": {"code": 0}}).encode()
-                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
-        except (asyncio.IncompleteReadError, ConnectionError):
-            pass
-        finally:
-            writer.close()
-
-
-async def make_blocks(comet: Comet, rpc: Rpc) -> None:
+async def make_blocks(comet: Comet, mempool: dict[bytes, None]) -> None:
     """A block every BLOCK_SECONDS, from the mempool; what its transactions leave invalid is dropped."""
     last_ms = comet.chain.init.time.seconds * 1000 + 999 if comet.chain.init.time else 0
     while True:
         await asyncio.sleep(BLOCK_SECONDS)
         last_ms = max(last_ms, time.time_ns() // 10**6)
-        txs = await comet.propose(rpc.mempool, last_ms)
+        txs = await comet.propose(mempool, last_ms)
         assert await comet.process(txs, last_ms)
         await comet.run_block(comet.chain.decide(txs, last_ms))
-        rest = [tx for tx in rpc.mempool if tx not in txs]
+        rest = [tx for tx in mempool if tx not in txs]
         for tx in txs:
-            rpc.mempool.pop(tx)
+            mempool.pop(tx)
         for tx, answer in zip(rest, await comet.check(*rest, again=True) if rest else [], strict=True):
             if answer.code:
-                rpc.mempool.pop(tx, None)
+                mempool.pop(tx, None)
 
 
 def test_a_task_is_trained_audited_and_proven_through_abci(place: Place, tmp_path: Path) -> None:
@@ -172,9 +145,15 @@ def test_a_task_is_trained_audited_and_proven_through_abci(place: Place, tmp_pat
         async with Comet(make_chain(place.genesis)) as comet:
             await asyncio.to_thread(place.start_application)
             await comet.start(place.socket())
-            rpc = Rpc(comet)
-            server = await asyncio.start_server(rpc.serve, "127.0.0.1", place.rpc_port)
-            blocks = asyncio.create_task(make_blocks(comet, rpc))
+            mempool: dict[bytes, None] = {}
+
+            async def take(transaction: bytes) -> None:
+                (checked,) = await comet.check(transaction)
+                if checked.code == 0:
+                    mempool[transaction] = None
+
+            server = await asyncio.start_server(Rpc(take).serve, "127.0.0.1", place.rpc_port)
+            blocks = asyncio.create_task(make_blocks(comet, mempool))
             worker = ("--key", str(place.root / "worker-0" / "key"), "--join", place.urls[0], "--blobs", blobs)
             place.processes.start("worker-0", "tallystick.cli.main", "worker", *worker, "--stop-on-eof")
             client = ("--key", str(place.root / "client" / "key"), "--join", place.urls[0], "--blobs", blobs)

@@ -2,7 +2,7 @@
 
 Mappings are persistent (`immutables.Map`, a hash array mapped trie), so that a new state shares all but O(log n) of
 the old one, and holding on to an old state costs nothing. Bytes of a state are canonical: a mapping is written as
-pairs sorted by key, so that equal states have equal bytes and one digest, whatever their history.
+pairs sorted by key, so that equal states have equal bytes, whatever their history.
 
 Invariants, kept by every rule and tested as properties:
 
@@ -13,12 +13,12 @@ Invariants, kept by every rule and tested as properties:
 
 import types
 import typing
+from operator import itemgetter
 from typing import Any, Final, Literal
 
 import msgspec
 from immutables import Map
 
-from tallystick.canon.hashing import digest
 from tallystick.errors import Refused
 from tallystick.ledger.transactions import Amount, Change, Policy
 
@@ -242,7 +242,7 @@ class State(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_like=
 
 def _pairs_of(value: Any) -> list[tuple[str, Any]]:
     if isinstance(value, Map):
-        return sorted(value.items())
+        return sorted(value.items(), key=itemgetter(0))
     raise TypeError(f"a state holds no {type(value).__name__}")
 
 
@@ -257,6 +257,7 @@ _DECODER: Final = msgspec.msgpack.Decoder(State, dec_hook=_map_of)
 
 
 def dump_state(state: State) -> bytes:
+    """What validators agree on at checkpoints, by its hash. It holds the height, so no two blocks share it."""
     return _ENCODER.encode(state)
 
 
@@ -275,8 +276,3 @@ def load_state(data: bytes) -> State:
     if dump_state(state) != data:
         raise Refused("not_canonical", "state: not in canonical form; fetch the snapshot from another validator")
     return state
-
-
-def state_digest(state: State) -> bytes:
-    """What validators agree on after each block. Covers the height, so no two blocks share a digest."""
-    return digest("tallystick/state", dump_state(state))
