@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from tallystick.canon.sealed import HEADER_BYTES, seal
-from tallystick.canon.votes import Commit, Prepare, PrePrepare, open_vote, vote_domain
+from tallystick.canon.votes import Checkpoint, Commit, Prepare, PrePrepare, open_vote, vote_domain
 from tallystick.consensus.pbft.group import Group
-from tallystick.consensus.pbft.messages import Proposal, decode_block, encode_block, seal_message
+from tallystick.consensus.pbft.messages import Proposal, decode_block, encode_block, null_block, seal_message
 
 if TYPE_CHECKING:
     from tallystick.lab.consensus.node import Node
@@ -81,6 +81,9 @@ def _mutated_bytes(random: Random, value: bytes, seen: list[bytes]) -> bytes:
         return random.choice(seen)
     if not value:
         return b"\0"
+    inner = _structure(value)
+    if inner is not None and random.random() < 0.7:
+        return msgspec.msgpack.encode(mutated(random, inner, seen))
     match random.randrange(3):
         case 0:
             return value[: random.randrange(len(value))]
@@ -89,6 +92,17 @@ def _mutated_bytes(random: Random, value: bytes, seen: list[bytes]) -> bytes:
         case _:
             at = random.randrange(len(value))
             return value[:at] + bytes([value[at] ^ 1 << random.randrange(8)]) + value[at + 1 :]
+
+
+def _structure(value: bytes) -> list[Any] | None:
+    """The list that `value` encodes, if it does: blocks, certificates and checkpoints travel as bytes."""
+    if value[0] & 0xF0 != 0x90 and value[0] != 0xDC:
+        return None
+    try:
+        inner = msgspec.msgpack.decode(value)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+    return inner if isinstance(inner, list) else None
 
 
 class Mutator:
@@ -244,7 +258,10 @@ class FarAhead:
         self._random = random
 
     def __call__(self, node: "Node", target: int, frame: bytes) -> list[tuple[int, bytes]]:
-        if tag_of(frame) not in {"prepare", "commit", "status", "view_change"} or self._random.random() > 0.2:
+        if (
+            tag_of(frame) not in {"prepare", "commit", "checkpoint", "status", "view_change"}
+            or self._random.random() > 0.2
+        ):
             return [(0, frame)]
         fields = opened(frame)
         lies = []
@@ -256,6 +273,78 @@ class FarAhead:
             changed[1] += self._random.choice((0, 0, 0, 1, 7, 2**50))
             lies.append((0, resealed(node, changed)))
         return [(0, frame), *lies]
+
+
+class Forger:
+    """Shows votes of others as if they were for another height or view: their signatures must not hold for that."""
+
+    def __init__(self, random: Random) -> None:
+        self._random = random
+
+    def __call__(self, node: "Node", target: int, frame: bytes) -> list[tuple[int, bytes]]:
+        if tag_of(frame) != "view_change":
+            return [(0, frame)]
+        fields = opened(frame)
+        claims = fields[-1]
+        if not claims:
+            return [(0, frame)]
+        field = self._random.choice(("height", "view"))
+        by = self._random.choice((1, 1, 2))
+        forged = [self._moved(claim, field, by) for claim in claims]
+        return [(0, resealed(node, [*fields[:-1], forged]))]
+
+    def _moved(self, claim: list[Any], field: str, by: int) -> list[Any]:
+        height, view, digest, votes = claim
+        if field == "height":
+            return [height + by, view, digest, [self._revote(vote, 3, by) for vote in votes]]
+        return [height, view + by, digest, [self._revote(vote, 2, by) for vote in votes]]
+
+    def _revote(self, vote: bytes, place: int, by: int) -> bytes:
+        fields = opened(vote)
+        fields[place] += by
+        return vote[:HEADER_BYTES] + msgspec.msgpack.encode(fields)
+
+
+class Usurper:
+    """As primary of a new view it does not propose what follows from the view changes, but nothing, or null blocks."""
+
+    def __init__(self, random: Random) -> None:
+        self._random = random
+
+    def __call__(self, node: "Node", target: int, frame: bytes) -> list[tuple[int, bytes]]:
+        if tag_of(frame) != "new_view":
+            return [(0, frame)]
+        group = node.groups[0]
+        *fields, pre_prepares = opened(frame)
+        listed = [open_vote(group.chain, sealed)[1] for sealed in pre_prepares]
+        kept = listed if self._random.random() < 0.5 else listed[:-1]
+        null = [
+            msgspec.structs.replace(vote, digest=group.block_digest(null_block(vote.height)))
+            for vote in kept
+            if not isinstance(vote, Checkpoint)
+        ]
+        return [(0, resealed(node, [*fields, [seal_message(node.key, group, vote) for vote in null]]))]
+
+
+class Inventor:
+    """As primary it puts a request into its blocks that no client signed."""
+
+    def __init__(self, random: Random) -> None:
+        self._random = random
+
+    def __call__(self, node: "Node", target: int, frame: bytes) -> list[tuple[int, bytes]]:
+        if tag_of(frame) != "proposal":
+            return [(0, frame)]
+        group = node.groups[0]
+        _, epoch, pre_prepare, encoded = opened(frame)
+        vote, block = open_vote(group.chain, pre_prepare)[1], decode_block(encoded)
+        if not block.transactions:
+            return [(0, frame)]
+        forged = bytearray(block.transactions[0])
+        forged[40] ^= 1
+        second = encode_block(msgspec.structs.replace(block, transactions=[bytes(forged), *block.transactions[1:]]))
+        lie = seal_message(node.key, group, msgspec.structs.replace(vote, digest=group.block_digest(second)))
+        return [(0, seal_message(node.key, group, Proposal(epoch, lie, second)))]
 
 
 class Babbler:
@@ -292,6 +381,9 @@ ATTACKS: dict[str, Callable[[Random], Tamper | None]] = {
     "false_certificates": false_certificates,
     "false_checkpoints": false_checkpoints,
     "poisoner": poisoner,
+    "forger": Forger,
+    "inventor": Inventor,
+    "usurper": Usurper,
     "far_ahead": FarAhead,
     "babbler": Babbler,
     # What these do is not in their frames: see `cluster`.

@@ -351,7 +351,6 @@ def bounds(members: int, span: int) -> dict[str, int]:
     return {
         "instances": span,
         "votes": 2 * members * span,
-        "bodies": 4 * span,
         "certified": span + TRANSFER_GAP * span + limits.MAX_BLOCKS_PER_ANSWER,
         "checkpoint_votes": (3 + TRANSFER_GAP) * members,
         "view_changes": members,
@@ -362,7 +361,7 @@ def bounds(members: int, span: int) -> dict[str, int]:
         "inbound": limits.MAX_BLOCKS_PER_ANSWER,
         "pool": limits.MAX_POOL_TRANSACTIONS,
         "pool_bytes": limits.MAX_POOL_BYTES,
-        "accused": limits.MAX_EVIDENCE,
+        "accused": members * limits.MAX_EVIDENCE,
     }
 
 

@@ -13,7 +13,7 @@ from unittest.mock import patch
 
 from nacl.signing import SigningKey
 
-from tallystick.canon import chunks, sealed
+from tallystick.canon import chunks, sealed, votes
 from tallystick.canon.identity import SIGNATURE_BYTES, Key
 from tallystick.consensus.pbft import normal, pool, replica, state
 from tallystick.consensus.pbft.group import Group
@@ -69,6 +69,12 @@ def _open_once(group: Group, data: bytes) -> tuple[str, OnChannel]:
             _opened.clear()
         known = _opened[group.chain, data] = open_message(group, data)
     return known
+
+
+def forget_verified() -> None:
+    """For when what counts as verified changes."""
+    _opened.clear()
+    votes._open_small.cache_clear()
 
 
 @contextmanager
