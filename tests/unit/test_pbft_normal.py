@@ -63,6 +63,7 @@ def test_votes_for_another_block_do_not_count() -> None:
     backup.receive(0, proposal(FOUR, 0, block_at()))
     for i in (2, 3):
         backup.receive(i, prepare(FOUR, i, b"x" * 32))
+    for i in (0, 2, 3):
         backup.receive(i, commit(FOUR, i, b"x" * 32))
     assert not said(FOUR, backup.effects, Commit)
     assert backup.replica.height == 0

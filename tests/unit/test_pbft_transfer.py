@@ -29,8 +29,10 @@ from tallystick.canon.encoding import to_bytes
 from tallystick.consensus.pbft import Group
 from tallystick.consensus.pbft.io import Effect, EpochRecord, Restore, SaveChunk, Send, StartTransfer
 from tallystick.consensus.pbft.messages import (
+    Blocks,
     Checkpoints,
     Chunk,
+    Fetch,
     FetchChunk,
     Status,
     seal_message,
@@ -228,6 +230,35 @@ def test_a_short_gap_is_filled_with_blocks() -> None:
     late = node(FOUR, 3)
     late.receive(0, checkpoints(0, proof(height=16)))
     assert not late.replica.transferring
+
+
+def test_who_finds_its_blocks_gone_everywhere_takes_a_snapshot_however_near() -> None:
+    """Else a group whose others all started from snapshots could wait for its own last member for ever."""
+    late = node(FOUR, 3)
+    for i in (0, 1, 2):
+        late.receive(i, seal_message(KEYS[i], FOUR, Status(0, 0, True, 9, 8)))
+    late.tick(100)
+    near = proof(FOUR, 8)
+    for said_so in (1, 2):
+        (peer,) = {e.peer for e in late.effects if isinstance(e, Send) and said(FOUR, [e], Fetch)}
+        late.effects.clear()
+        late.receive(index_of(peer), seal_message(KEYS[index_of(peer)], FOUR, Blocks(0, [])))
+        late.receive(0, checkpoints(0, near))
+        assert late.replica.transferring == (said_so == 2), "one may be a liar"
+
+
+def test_an_old_checkpoint_is_no_way_to_keep_us_busy() -> None:
+    late = node(FOUR, 3)
+    for i in (0, 1, 2):
+        late.receive(i, seal_message(KEYS[i], FOUR, Status(1, 0, True, 24, 24)))
+    late.receive(2, checkpoints(2, proof(height=20)))  # proven, but nobody honest holds it any more
+    late.receive(0, checkpoints(0, proof(height=24)))
+    late.receive(2, checkpoints(2, proof(height=20)))
+    (want,) = wanted(late.tick())
+    late.receive(want.by, given(want.by, 0, height=24))
+    assert [e for e in late.effects if isinstance(e, StartTransfer)]
+    late.receive(0, checkpoints(0, proof(Group("test", FOUR.validators, 2, 24, 0, FOUR.parameters), 28)))
+    assert {m.height for m in said(FOUR, late.effects, FetchChunk)} == {24}, "what has begun is brought to its end"
 
 
 # ---- stops and surprises

@@ -131,6 +131,7 @@ def _take_all(state: State, asked: Fetching, answer: list[CertifiedBlock]) -> No
     """Queues what is new in `answer`; agreement may have brought some of it while the answer was under way, and may
     have brought us into the next epoch, whose blocks were not asked for."""
     if not answer:
+        state.peer(asked.peer).lacks = asked.first
         raise Refused("no_blocks", f"{asked.peer[:12]} claims blocks from {asked.first} on and sent none")
     if asked.first <= state.group.start:
         return

@@ -78,9 +78,11 @@ MAX_DOUBLINGS: Final = 6
 TRANSFER_GAP: Final = 4
 """Checkpoint intervals by which we must trail a stable checkpoint to fetch its snapshot and not the blocks."""
 MAX_CHUNKS_UNDER_WAY: Final = 4
-MAX_PROOFS_PER_ANSWER: Final = 64
+MAX_PROOFS_PER_ANSWER: Final = 512
+"""Changes of validators that a newcomer can be led through."""
 
 assert MAX_BLOCK_BYTES + MAX_CERTIFICATE_BYTES < MAX_ANSWER_BYTES
+assert MAX_PROOFS_PER_ANSWER * MAX_CHECKPOINT_BYTES < MAX_FRAME_BYTES
 
 
 def fetch_timeout_ms(failures: int) -> int:

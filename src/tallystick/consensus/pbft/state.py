@@ -95,6 +95,8 @@ class Peer:
     """-1 before it said anything."""
     height: int = 0
     """Of the last block it delivered."""
+    lacks: int = 0
+    """The block that it said it does not hold (any more), when we asked for it."""
     early: deque[bytes] = field(default_factory=deque)
     """Frames of a view or epoch that we have not entered yet."""
     early_bytes: int = 0

@@ -43,12 +43,28 @@ from tallystick.errors import Refused
 
 def on_checkpoints(state: State, sender: str, message: Checkpoints) -> None:
     """Takes proofs of checkpoints: of those that we have executed as stable, of one far ahead as a target."""
-    target = _walk(state, message.proofs)
-    gap = TRANSFER_GAP * state.group.parameters.interval
-    if target is not None and state.transfer is None and target.target.height > state.head.height + gap:
-        state.transfer = target
+    found = _walk(state, message.proofs)
+    gap = 0 if _blocks_are_gone(state) else TRANSFER_GAP * state.group.parameters.interval
+    if found is not None and found.target.height > state.head.height + gap and _is_better(state, found):
+        state.transfer = found
         state.inbound.clear()
         state.fetch = None
+
+
+def _blocks_are_gone(state: State) -> bool:
+    """Whether an honest peer says that it does not hold our next block: it took over a snapshot itself, or cut its
+    history short."""
+    return sum(peer.lacks == state.head.height + 1 for peer in state.peers.values()) > state.group.faults
+
+
+def _is_better(state: State, found: Transferring) -> bool:
+    """A transfer gives way to a later checkpoint while nothing has come of it, or when honest peers have dropped its
+    snapshot: else anybody could busy us with old checkpoints, proven and useless."""
+    now = state.transfer
+    if now is None:
+        return True
+    idle = not now.manifest or len(now.gone) > state.group.faults
+    return idle and found.target.height > now.target.height
 
 
 def _walk(state: State, proofs: Sequence[bytes]) -> Transferring | None:
