@@ -31,7 +31,7 @@ from tallystick.canon.identity import Key
 from tallystick.canon.sealed import seal
 from tallystick.canon.votes import Checkpoint, Commit, Message, Prepare, PrePrepare, vote_domain
 from tallystick.consensus.pbft import Parameters
-from tallystick.consensus.pbft.io import Received
+from tallystick.consensus.pbft.io import Received, Verify
 from tallystick.consensus.pbft.limits import MAX_FRAME_BYTES
 from tallystick.consensus.pbft.messages import (
     Block,
@@ -213,10 +213,11 @@ def test_a_repeated_vote_counts_once() -> None:
 def test_a_proposal_that_no_honest_validator_would_let_pass_gets_no_vote_ever() -> None:
     backup = node(FOUR, 1)
     bad = block_at(1, b"bad")
-    backup.receive(PRIMARY, proposal(FOUR, PRIMARY, bad))
-    backup.receive(PRIMARY, proposal(FOUR, PRIMARY, bad))
+    for _ in range(5):
+        backup.receive(PRIMARY, proposal(FOUR, PRIMARY, bad))
     backup.tick(300)
     assert not said(FOUR, backup.effects, Prepare)
+    assert len([e for e in backup.effects if isinstance(e, Verify)]) == 1, "and costs the application one look"
 
 
 def delivered_one() -> Node:
