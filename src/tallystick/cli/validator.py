@@ -1,6 +1,7 @@
 """`tallystick validator`: everything that an operator of a validator does."""
 
 import asyncio
+import gc
 import shutil
 import time
 from pathlib import Path
@@ -99,6 +100,8 @@ def run(
         running.stop_on_eof()
 
     def ready(status: Status) -> None:
+        gc.collect()
+        gc.freeze()  # what was loaded so far stays, and is not looked through again while others wait for us
         errors.print(f"validator {status.identity[:12]} of {status.chain}: height {status.height}, ready")
 
     try:

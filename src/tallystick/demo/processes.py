@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Final
 
 STOP_SECONDS: Final = 5.0
+WAIT_SECONDS: Final = 60.0
 
 
 class Processes:
@@ -61,7 +62,7 @@ class Processes:
     def wait(self, name: str) -> int:
         """Waits for a process that was told to stop; returns its exit status."""
         process = self._running.pop(name)
-        code = process.wait(STOP_SECONDS)
+        code = process.wait(WAIT_SECONDS)
         _forget(process)
         return code
 

@@ -204,6 +204,11 @@ class PbftEngine:
             channels.cancel()
             await asyncio.gather(channels, return_exceptions=True)
 
+    @property
+    def group(self) -> Group:
+        """Of the present epoch."""
+        return self._replica.group
+
     def status(self) -> EngineStatus:
         replica = self._replica
         rejections = dict(Counter(replica.rejections) + self._peers.rejections + self._rejections)

@@ -139,7 +139,7 @@ class _Process:
 
     def __init__(self, home: Path, genesis: Genesis, key: Key, retain: int) -> None:
         self._genesis, self._key, self._chain = genesis, key, chain_id(genesis)
-        self._next = load_key(home / NEXT_KEY).identity if (home / NEXT_KEY).exists() else None
+        self._home = home
         self._known = {v.identity: Validator(v.identity, v.address, v.certificate) for v in genesis.validators}
         self._stopping = asyncio.Event()
         self._metrics = EngineMetrics()
@@ -180,6 +180,7 @@ class _Process:
         server = _http_server(Api(self.node, self._engine, self._status, self._metrics.text))
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._stopping.set)
+        self._look_for_new_key(self._engine.group)
         auditor.start()
         auditor.notify(self.node.state)
         on_ready(self._status())
@@ -236,9 +237,15 @@ class _Process:
     def _regrouped(self, group: Group) -> None:
         names = ", ".join(identity[:12] for identity in group.validators)
         log.info("epoch %d after block %d: %s", group.epoch, group.start, names)
-        if self._next in group.validators:
-            self.key_is_old = True
-            self._stopping.set()
+        self._look_for_new_key(group)
+
+    def _look_for_new_key(self, group: Group) -> None:
+        """Ends this life if the key that takes the place of ours is in office."""
+        next_key = self._home / NEXT_KEY
+        if self._key.identity not in group.validators and next_key.exists():
+            self.key_is_old = load_key(next_key).identity in group.validators
+            if self.key_is_old:
+                self._stopping.set()
 
 
 async def _run_until(
