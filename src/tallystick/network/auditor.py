@@ -45,6 +45,12 @@ class Audited:
         self.parts, self.roots, self.available = {}, {}, {}
 
 
+def tasks_to_audit(state: State, identity: str) -> list[Task]:
+    """Those in which `identity` has a voice: all that are open, and none if it is no validator (any more, or yet), or
+    it would hand in verdicts that are refused, block after block."""
+    return [state.tasks[task] for task in state.open_tasks] if state.is_validator(identity) else []
+
+
 class Auditor:
     """Owes nothing when every drawn contribution has this validator's verdict and every settled step its attestation.
 
@@ -80,11 +86,11 @@ class Auditor:
 
     def _run(self) -> None:
         while (state := self._next_state()) is not None:
-            for task in state.open_tasks if state.is_validator(self._identity) else ():
+            for task in tasks_to_audit(state, self._identity):
                 try:
-                    self._attend(state, state.tasks[task])
+                    self._attend(state, task)
                 except TallystickError as error:
-                    log.error("task %s: step %d: %s", task[:12], state.tasks[task].step, error)
+                    log.error("task %s: step %d: %s", task.id[:12], task.step, error)
             for gone in set(self._tasks) - set(state.open_tasks):
                 del self._tasks[gone]
 
