@@ -6,8 +6,8 @@ from collections import Counter
 import pytest
 
 from tallystick.proof.attacks.catalogue import ROWS
+from tallystick.proof.attacks.forgeries import FORGERIES
 from tallystick.proof.attacks.history import BAD_SEGMENT
-from tallystick.proof.attacks.records import FORGERIES
 from tallystick.proof.attacks.run import ATTACKS
 from tallystick.proof.attacks.sampling import TRIALS, measure, wilson
 from tallystick.proof.commitment import Commitment

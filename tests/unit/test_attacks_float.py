@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 from tallystick.cli.main import app
 from tallystick.proof.attacks import bench as b
 from tallystick.proof.attacks.attempt import Attack, Finding
+from tallystick.proof.attacks.forgeries import FORGERIES
 from tallystick.proof.attacks.records import (
-    FORGERIES,
     FloatBench,
     Forgery,
     ask_2021,

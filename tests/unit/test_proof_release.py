@@ -8,6 +8,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import safetensors.torch
 import torch
@@ -17,16 +18,17 @@ from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
     PrivateFormat,
+    PublicFormat,
     load_pem_public_key,
 )
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proof_samples import sample
+from proof_samples import sample, sample_of
 from tallystick.errors import Refused
-from tallystick.proof.attestation import load_signing_key, open_envelope
+from tallystick.proof.attestation import load_signing_key, open_envelope, sign_envelope
 from tallystick.proof.directory import Places, open_proof
-from tallystick.proof.release import write_release
+from tallystick.proof.release import check_release, write_release
 
 SECRET = ec.derive_private_key(7, ec.SECP256R1())
 
@@ -34,6 +36,10 @@ SECRET = ec.derive_private_key(7, ec.SECP256R1())
 def pem(key: Any) -> bytes:
     encoded: bytes = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     return encoded
+
+
+def public_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+    return key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +101,35 @@ def test_the_model_signing_package_verifies_it_and_refuses_an_edit(release: Path
         file.seek(-1, 2)
         file.write(b"\x7f")
     assert subprocess.run(command, capture_output=True, check=False).returncode != 0
+
+
+def test_a_release_is_checked_against_its_proof(release: Path, tmp_path: Path) -> None:
+    proof, public = Places(release.parent / "proof"), (release / "signer.pem").read_bytes()
+    assert check_release(release, proof, public) == "digits"
+    with pytest.raises(Refused, match="bad_signature"):
+        check_release(release, proof, public_pem(ec.derive_private_key(8, ec.SECP256R1())))
+    with pytest.raises(Refused, match="bad_key"):
+        check_release(release, proof, b"")
+    sample_of(seed=2).write(tmp_path / "other")
+    with pytest.raises(Refused, match="wrong_statement"):
+        check_release(release, Places(tmp_path / "other"), public)
+    folder = Path(shutil.copytree(release, tmp_path / "release"))
+    with (folder / "model" / "model.safetensors").open("r+b") as file:
+        file.seek(-1, 2)
+        file.write(b"\x7f")
+    with pytest.raises(Refused, match="wrong_weights"):
+        check_release(folder, proof, public)
+    (folder / "training.intoto.json").unlink()
+    with pytest.raises(Refused, match="missing"):
+        check_release(folder, proof, public)
+
+
+@pytest.mark.parametrize("odd", [{}, {"subject": []}, {"subject": 5}, {"subject": [5]}, {"subject": [{"name": 5}]}])
+def test_a_signed_statement_of_any_shape_is_refused(release: Path, tmp_path: Path, odd: dict[str, object]) -> None:
+    folder = Path(shutil.copytree(release, tmp_path / "release"))
+    (folder / "training.intoto.json").write_bytes(msgspec.json.encode(sign_envelope(odd, SECRET)))
+    with pytest.raises(Refused, match="wrong_statement"):
+        check_release(folder, Places(release.parent / "proof"), (release / "signer.pem").read_bytes())
 
 
 def test_an_envelope_signed_by_another_key_is_refused(release: Path) -> None:

@@ -116,6 +116,31 @@ def export(
     )
 
 
+def check_release(
+    release: Path = typer.Argument(help="Folder that `tallystick export` wrote."),
+    proof: Path = typer.Argument(help="Proof directory that it is said to come from."),
+    key: Path = typer.Option(..., "--key", help="PEM file with the publisher's public key, from a source you trust."),
+) -> None:
+    """Check that a published model is, bit for bit, the one that a proof ends in, and that its publisher says so.
+
+    The proof itself is authenticated, not verified: `tallystick verify` does that.
+
+    Exit status: 0 they belong together, 1 they do not or could not be checked.
+
+    Example: tallystick check-release digits-release digits-proof --key publisher.pem
+    """
+    from tallystick.proof.directory import Places, open_proof
+    from tallystick.proof.release import check_release
+
+    try:
+        pem = key.read_bytes()
+    except OSError as error:
+        fail(f"{key}: {error.strerror}")
+    places = Places(proof)
+    name = check_release(release, places, pem)
+    typer.echo(f"{name}: is the model that the proof {open_proof(places).signature} ends in, and signed as such")
+
+
 def _claim(path: Path, join: list[str], full: bool) -> "Claim":
     """What one party's proof shows, verified here, and where it stands in the ledger."""
     import secrets

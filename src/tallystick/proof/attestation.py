@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 import msgspec
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -151,6 +151,21 @@ def load_signing_key(pem: bytes) -> ec.EllipticCurvePrivateKey:
         raise Refused("bad_key", f"signing key: {error}; it must be an unencrypted PEM file") from None
     if not isinstance(key, ec.EllipticCurvePrivateKey) or key.curve.name not in HASHES:
         raise Refused("bad_key", f"signing key: OpenSSF Model Signing takes the curves {', '.join(HASHES)} only")
+    return key
+
+
+def load_public_key(pem: bytes) -> ec.EllipticCurvePublicKey:
+    """Reads a public key.
+
+    Raises:
+        Refused: `bad_key`.
+    """
+    try:
+        key = serialization.load_pem_public_key(pem)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise Refused("bad_key", f"public key: {error}; it must be a PEM file") from None
+    if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name not in HASHES:
+        raise Refused("bad_key", f"public key: OpenSSF Model Signing takes the curves {', '.join(HASHES)} only")
     return key
 
 

@@ -8,7 +8,7 @@ from typing import Final
 import msgspec
 import torch
 
-from tallystick.proof.attacks import choices, history, hostile, records, steering
+from tallystick.proof.attacks import choices, forgeries, history, hostile, steering
 from tallystick.proof.attacks.attempt import Answer, Attack, Finding
 from tallystick.proof.attacks.bench import ATTACKER, Bench, make_bench
 from tallystick.proof.attacks.catalogue import ROWS, Row
@@ -108,7 +108,7 @@ def _exact(row: Row, bench: Bench) -> tuple[Finding, dict[str, str]]:
 
 
 def _floats(row: Row, floats: FloatBench) -> tuple[Finding, Finding]:
-    make = records.FORGERIES.get(row.number)
+    make = forgeries.FORGERIES.get(row.number)
     if make is None:
         return NO_COUNTERPART, NO_COUNTERPART
     forgery = make(floats, floats.folder / f"row-{row.number}")
