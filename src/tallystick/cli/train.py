@@ -31,7 +31,7 @@ def train(
     parent: Path | None = typer.Option(
         None, "--parent", help="Proof whose final model this training starts from, by the names of its tensors."
     ),
-    segment: int | None = typer.Option(None, min=1, help="Steps of a segment; by default the root of all."),
+    segment: int | None = typer.Option(None, min=1, help="Steps of a segment; by default 3/4 of the root of all."),
     roots_every: int | None = typer.Option(
         None, min=1, help="Name the state in every so many steps; by default once in a segment."
     ),
