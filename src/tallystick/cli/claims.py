@@ -132,6 +132,8 @@ def check_release(
     from tallystick.proof.directory import Places, open_proof
     from tallystick.proof.release import check_release
 
+    if not release.is_dir():
+        fail(f"{release}: is not a folder that `tallystick export` wrote")
     try:
         pem = key.read_bytes()
     except OSError as error:

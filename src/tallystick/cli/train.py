@@ -60,12 +60,13 @@ def train(
     ancestor = open_proof(Places(parent)) if parent else None
     run = prepare_run(task, load_task_file(task), start=final_model(ancestor) if ancestor else None)
     before = begun(out)
+    same_segment = before is not None and segment in {None, before.segment}
     commitment = commitment_of(
         run.training.spec,
         blob_name(encode_spec(run.training.spec)),
         run.training.program,
         segment=before.segment if before and segment is None else segment,
-        roots_every=before.roots_every if before and roots_every is None else roots_every,
+        roots_every=before.roots_every if before and same_segment and roots_every is None else roots_every,
         parent=parent_of(ancestor) if ancestor else None,
         attempt=before.attempt if before and attempt is None else attempt or 1,
     )
