@@ -26,7 +26,7 @@ from pbft_cluster import (
 
 from tallystick.canon.chunks import CHUNK_BYTES, chunk, manifest_of
 from tallystick.canon.encoding import to_bytes
-from tallystick.consensus.pbft import Group
+from tallystick.consensus.pbft import Group, Parameters
 from tallystick.consensus.pbft.io import Effect, EpochRecord, Restore, SaveChunk, Send, StartTransfer
 from tallystick.consensus.pbft.messages import (
     Blocks,
@@ -149,17 +149,18 @@ def test_a_silent_peer_costs_a_timeout_and_then_others_are_asked() -> None:
 
 def test_an_answer_that_comes_after_its_timeout_still_counts() -> None:
     """On a line so slow that every chunk takes longer than our patience, a transfer must end all the same."""
-    late = behind()
-    queue = wanted(late.tick())
-    for _ in range(60):
-        if not late.replica.transferring:
-            break
-        queue += wanted(late.tick(1100))
-        if queue:
-            want = queue.pop(0)
-            queue += wanted(late.receive(want.by, given(want.by, want.index)))
+    large = to_bytes([[b"x" * 50_000 + bytes([i]) for i in range(60)], list(FOUR.validators)])
+    late = node(FOUR, 3)
+    for i in (0, 1, 2):
+        late.receive(i, seal_message(KEYS[i], FOUR, Status(1, 0, True, TARGET, TARGET)))
+    late.receive(0, checkpoints(0, proof(data=large)))
+    coming: list[Wanted] = []
+    for _ in range(40):
+        now, coming = coming, wanted(late.tick(16_000))  # each answer is a whole round too late
+        for want in now:
+            coming += wanted(late.receive(want.by, given(want.by, want.index, large)))
     assert late.replica.height == TARGET
-    assert set(late.replica.rejections) <= {"unsolicited_chunk"}
+    assert late.app.snapshot() == large
 
 
 def test_peers_that_were_all_slow_are_asked_again() -> None:
@@ -258,6 +259,7 @@ def test_an_old_checkpoint_is_no_way_to_keep_us_busy() -> None:
     late.receive(want.by, given(want.by, 0, height=24))
     assert [e for e in late.effects if isinstance(e, StartTransfer)]
     late.receive(0, checkpoints(0, proof(Group("test", FOUR.validators, 2, 24, 0, FOUR.parameters), 28)))
+    late.tick()
     assert {m.height for m in said(FOUR, late.effects, FetchChunk)} == {24}, "what has begun is brought to its end"
 
 
@@ -347,30 +349,39 @@ def test_agreement_that_overtakes_a_transfer_ends_it_and_nothing_goes_back() -> 
 
 
 def test_what_was_held_for_the_epoch_is_heard_after_a_transfer() -> None:
+    """Whether a chunk ends it or, after a restart with all of them, a tick."""
+    early = proposal(GROUP, 1, block_at(21, by=1), height=21)
     late = behind()
-    later = Group("test", FOUR.validators, 1, 12, 0, FOUR.parameters)
-    late.receive(1, proposal(later, 1, block_at(21, by=1), height=21))
+    late.receive(1, early)
     assert late.replica.load["early"] == 1
     complete(late, late.tick())
-    assert late.replica.load["early"] == 0
-    assert late.replica.load["instances"] == 1
+    assert (late.replica.load["early"], late.replica.load["instances"]) == (0, 1)
+    cut = next(i for i, e in enumerate(late.effects) if isinstance(e, Restore))
+    reborn = restarted(late, late.effects[:cut])
+    reborn.receive(1, early)
+    reborn.tick()
+    assert (reborn.replica.height, reborn.replica.load["instances"]) == (TARGET, 1)
 
 
 def test_after_a_transfer_no_empty_block_is_due_because_of_a_change_that_is_over() -> None:
     """Cut off while a change of validators waited for its checkpoint, and restored long after it."""
-    late = node(FOUR, 3)
-    late.deadline_ms = None
+    group = group_of(4, parameters=Parameters(4, 64, 3))
+    late = node(group, 3)
     block = block_at(1, b"validators 0 1 2 3 4")
-    late.receive(0, proposal(FOUR, 0, block))
+    late.receive(0, proposal(group, 0, block))
     for i in (0, 1, 2):
-        late.receive(i, commit(FOUR, i, FOUR.block_digest(block)))
+        late.receive(i, commit(group, i, group.block_digest(block)))
     assert late.replica.height == 1
     for i in (0, 1, 2):
-        late.receive(i, seal_message(KEYS[i], FOUR, Status(1, 0, True, TARGET, TARGET)))
-    late.receive(0, checkpoints(0, proof()))
-    complete(late, late.tick())
-    assert late.replica.height == TARGET
-    late.tick(10_000)
+        late.receive(i, seal_message(KEYS[i], FOUR, Status(0, 0, True, 24, 24)))
+    late.receive(0, checkpoints(0, proof(group, 24)))
+    queue = wanted(late.tick())
+    while queue:
+        want = queue.pop()
+        queue += wanted(late.receive(want.by, given(want.by, want.index, height=24)))
+    assert (late.replica.height, late.replica.epoch) == (24, 0)
+    for _ in range(5):
+        late.tick(10_000)
     assert (late.replica.view, late.replica.active) == (0, True), "it waits for no block"
 
 

@@ -8,6 +8,7 @@ from pbft_cluster import (
     KEYS,
     Node,
     block_at,
+    certify,
     cluster,
     commit,
     committed_claim,
@@ -40,11 +41,14 @@ from tallystick.consensus.pbft.limits import (
 )
 from tallystick.consensus.pbft.messages import (
     Block,
+    Blocks,
+    CertifiedBlock,
     Claim,
     FetchBody,
     Forward,
     NewView,
     Proposal,
+    Status,
     ViewChange,
     decode_block,
     encode_block,
@@ -54,7 +58,7 @@ from tallystick.consensus.pbft.messages import (
     seal_message,
 )
 from tallystick.consensus.pbft.state import State
-from tallystick.consensus.pbft.views import choose
+from tallystick.consensus.pbft.views import check_view_change, choose
 
 A, B = block_at(1, b"A"), block_at(1, b"B")
 DIGEST_A, DIGEST_B = FOUR.block_digest(A), FOUR.block_digest(B)
@@ -332,6 +336,24 @@ def test_the_base_is_the_highest_checkpoint_that_is_proven() -> None:
     ]
     opening = choose(FOUR, opened(*frames))
     assert (opening.base, opening.blocks) == (4, [(5, claim.digest)])
+
+
+def test_who_fetched_blocks_beyond_its_watermarks_leaves_with_a_view_change_that_counts() -> None:
+    """No proof of a checkpoint has come yet; claims above two intervals would make it void."""
+    group = group_of(4, parameters=Parameters(4, 64, 3))
+    late = node(group, 3)
+    late.receive(1, seal_message(KEYS[1], group, Status(0, 0, True, 12, 0)))
+    late.tick(100)
+    for first in (1, 5, 9):
+        blocks = [block_at(h, b"%d" % h) for h in range(first, first + 4)]
+        pairs = [CertifiedBlock(b, certify(group, b, [0, 1, 2], height=h)) for h, b in enumerate(blocks, first)]
+        late.receive(1, seal_message(KEYS[1], group, Blocks(0, pairs)))
+    assert (late.replica.height, late.replica.low, late.replica.high) == (12, 0, 8)
+    for i in (0, 1):
+        late.receive(i, view_change(group, i, 1))
+    (left,) = said(group, late.effects, ViewChange)
+    check_view_change(group, left)
+    assert [claim.height for claim in left.claims] == list(range(1, 9))
 
 
 def test_a_replica_behind_the_base_of_its_view_accepts_nothing_below_it() -> None:

@@ -100,7 +100,7 @@ def leave_for(state: State, view: int) -> None:
 def _claims(state: State) -> list[Claim]:
     """All that we can prove a quorum stood behind, between the watermarks: we helped to decide nothing above, though
     we may have fetched it."""
-    claims = {height: _claim(state.group, known) for height, known in state.certified.items() if height <= state.high}
+    claims = {height: _claim(state.group, known) for height, known in state.certified.items()}
     claims |= state.prepared
     return [claims[height] for height in sorted(claims) if state.low < height <= state.high]
 
