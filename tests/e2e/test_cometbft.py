@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
 from cometbft_app import make_chain
@@ -109,6 +110,8 @@ def test_a_process_killed_between_finalize_and_commit_executes_the_block_again(p
             info = await comet.start(place.socket())
             assert info.last_block_height <= 1 and comet.stored == 2
             assert place.balance(ann) == before + 14
+            scraped = (await asyncio.to_thread(httpx.get, f"{place.urls[0]}/metrics", trust_env=False)).text
+            assert "tallystick_height 2.0" in scraped and "tallystick_abci_connections 4.0" in scraped
 
     asyncio.run(whole())
 

@@ -14,12 +14,10 @@ import random
 import signal
 import socket
 import sqlite3
-from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-import uvicorn
 from msgspec.structs import replace
 
 from tallystick import __version__
@@ -36,7 +34,8 @@ from tallystick.network.blobs import BlobStore
 from tallystick.network.engine import PbftEngine, Shell
 from tallystick.network.metrics import EngineMetrics, StatusCollector
 from tallystick.network.node import Node
-from tallystick.network.peers import Validator, split_address
+from tallystick.network.peers import Validator
+from tallystick.network.serving import http_server, listen_http, run_until
 from tallystick.network.store import RETAIN_BLOCKS, Store, owner_of
 from tallystick.network.tls import make_certificate
 from tallystick.proof.durable import write_whole
@@ -45,8 +44,6 @@ log = logging.getLogger(__name__)
 
 KEY, NEXT_KEY, OLD_KEY = "key", "key.next", "key.old"
 GENESIS, CARD, CONSENSUS, LEDGER = "genesis.json", "card.json", "consensus.db", "ledger.db"
-SHUTDOWN_SECONDS: Final = 1
-BACKLOG: Final = 2048
 MAX_CARD_BYTES: Final = 64 * 1024
 
 
@@ -105,7 +102,7 @@ async def run_validator(
         _take_new_key(home, genesis)  # a crash came between
     while True:
         key = load_key(home / KEY)
-        listening = _listen(read_card(home, genesis, key.identity).url)
+        listening = listen_http(read_card(home, genesis, key.identity).url)
         try:
             process = _Process(home, genesis, key, retain)
         except sqlite3.Error as error:
@@ -177,7 +174,7 @@ class _Process:
         auditor = Auditor(self._key.identity, blobs, submit)
         self.node.listen(auditor.notify)
         self._metrics.registry.register(StatusCollector(self._engine.status))
-        server = _http_server(Api(self.node, self._engine, self._status, self._metrics.text))
+        server = http_server(Api(self.node, self._engine, self._status, self._metrics.text))
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._stopping.set)
         self._look_for_new_key(self._engine.group)
@@ -186,7 +183,7 @@ class _Process:
         on_ready(self._status())
         try:
             work = server.serve(sockets=[listening])
-            await _run_until(self._stopping, self._engine.run(), work, server, self.node.let_go)
+            await run_until(self._stopping, self._engine.run(), work, server, self.node.let_go)
         finally:
             auditor.stop()
 
@@ -246,50 +243,3 @@ class _Process:
             self.key_is_old = load_key(next_key).identity in group.validators
             if self.key_is_old:
                 self._stopping.set()
-
-
-async def _run_until(
-    stopping: asyncio.Event,
-    consensus: Coroutine[Any, Any, None],
-    http: Coroutine[Any, Any, None],
-    server: "_Server",
-    let_go: Callable[[], None],
-) -> None:
-    """Consensus and HTTP side by side until `stopping`, or until one of them fails."""
-    tasks = [asyncio.create_task(work) for work in (consensus, http, stopping.wait())]
-    done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    server.should_exit = True
-    let_go()
-    tasks[0].cancel()
-    await asyncio.gather(*tasks[:2], return_exceptions=True)
-    tasks[2].cancel()
-    for task in done:
-        task.result()
-
-
-class _Server(uvicorn.Server):
-    """uvicorn inside our own process, where signals are ours."""
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
-def _http_server(api: Api) -> _Server:
-    config = uvicorn.Config(
-        api.application(),
-        log_config=None,
-        access_log=False,
-        lifespan="off",
-        timeout_graceful_shutdown=SHUTDOWN_SECONDS,
-    )
-    return _Server(config)
-
-
-def _listen(url: str) -> socket.socket:
-    """Binds the HTTP port before anything else starts, so that a taken port is a clear error."""
-    try:
-        host, port = split_address(url.removeprefix("http://").rstrip("/"))
-        return socket.create_server((host, port), backlog=BACKLOG)
-    except (OSError, ValueError) as error:
-        raise ValidatorError(f"{url}: cannot listen there: {error}") from None

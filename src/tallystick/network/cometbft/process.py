@@ -2,6 +2,7 @@
 
 key             its identity, mode 0600; CometBFT signs with the same key
 genesis.json    the network that it belongs to
+card.json       where it is reached; not needed if that is in genesis.json
 ledger.db       what executing the blocks gave
 snapshots/      states for nodes that join by state sync
 
@@ -24,17 +25,17 @@ from tallystick.consensus.cometbft.adapter import Adapter
 from tallystick.errors import Refused
 from tallystick.ledger.genesis import Genesis, chain_id
 from tallystick.ledger.transactions import AnyBody, sign_transaction
-from tallystick.network import validator
 from tallystick.network.api import Api
 from tallystick.network.auditor import Auditor
 from tallystick.network.blobs import BlobStore
 from tallystick.network.cometbft.engine import CometEngine
 from tallystick.network.cometbft.ledger import CometLedger
+from tallystick.network.cometbft.metrics import comet_metrics
 from tallystick.network.cometbft.server import AbciServer, listen
 from tallystick.network.cometbft.shelf import FileShelf
-from tallystick.network.metrics import EngineMetrics
 from tallystick.network.node import Node
-from tallystick.network.validator import GENESIS, KEY, LEDGER, ValidatorError, read_genesis
+from tallystick.network.serving import http_server, listen_http, run_until
+from tallystick.network.validator import GENESIS, KEY, LEDGER, ValidatorError, read_card, read_genesis
 from tallystick.network.views import Status
 
 log = logging.getLogger(__name__)
@@ -53,7 +54,7 @@ class Options:
     blobs: str
     """fsspec URL of the network's blobs."""
     http: str | None = None
-    """URL to serve workers and clients at, if not the one in the genesis document."""
+    """URL to serve workers and clients at, if not the one in the validator's card or in the genesis document."""
     snapshot_interval: int = 1000
     retain_blocks: int = 0
 
@@ -66,12 +67,7 @@ async def run_application(home: Path, options: Options, on_ready: Callable[[Stat
     """
     genesis = read_genesis(home / GENESIS)
     key = load_key(home / KEY)
-    url = options.http or next((v.url for v in genesis.validators if v.identity == key.identity), "")
-    if not url:
-        raise ValidatorError(
-            f"{home}: key {key.identity[:12]} has no URL in the genesis document; name one with --http"
-        )
-    with validator._listen(url) as http, listen(options.abci) as abci:
+    with listen_http(options.http or read_card(home, genesis, key.identity).url) as http, listen(options.abci) as abci:
         try:
             node = Node(genesis, home / LEDGER)
         except sqlite3.Error as error:
@@ -129,7 +125,7 @@ async def _serve(
 
     auditor = Auditor(key.identity, BlobStore(options.blobs), submit)
     node.listen(auditor.notify)
-    face = validator._http_server(Api(node, engine, status, EngineMetrics().text))
+    face = http_server(Api(node, engine, status, lambda: comet_metrics(status())))
     stopping = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stopping.set)
@@ -137,6 +133,6 @@ async def _serve(
     auditor.notify(node.state)
     on_ready(status())
     try:
-        await validator._run_until(stopping, engine.run(), face.serve(sockets=[http]), face, node.let_go)
+        await run_until(stopping, engine.run(), face.serve(sockets=[http]), face, node.let_go)
     finally:
         auditor.stop()
