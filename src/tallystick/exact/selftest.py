@@ -9,6 +9,7 @@ gives another hash for at least one operator and must not work.
 import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from hashlib import sha256
 from importlib.resources import files
@@ -77,9 +78,9 @@ def cases() -> list[Case]:
     return msgspec.json.decode(data, type=Vectors).cases
 
 
-def run_selftest() -> Iterator[Outcome]:
-    """Runs every case."""
-    return map(outcome, cases())
+def run_selftest(device: str = "cpu") -> Iterator[Outcome]:
+    """Runs every case on a device that torch knows."""
+    return (outcome(case, device) for case in cases())
 
 
 def first_failure() -> Outcome | None:
@@ -87,21 +88,29 @@ def first_failure() -> Outcome | None:
     return next((outcome for outcome in run_selftest() if not outcome.passed), None)
 
 
-def outcome(case: Case) -> Outcome:
+def outcome(case: Case, device: str = "cpu") -> Outcome:
     """Runs one case."""
     answer = case.result
     try:
-        found = _described(compute(case))
+        found = _described(compute(case, device))
     except Exception as error:  # a machine on which an operator fails is reported like one that is wrong
         found = f"{type(error).__name__}: {error}"
     return Outcome(case.name, found, f"{answer.dtype} {answer.shape} {answer.sha256}")
 
 
-def compute(case: Case) -> Tensor:
+def compute(case: Case, device: str = "cpu") -> Tensor:
     """What this machine makes of a case."""
     operator = ACCUMULATORS.get(case.operator) or table(case.bits)[case.operator]
-    keywords = {name: decoded(value) for name, value in case.keywords.items()}
-    return operator(*map(decoded, case.arguments), **keywords)
+    arguments = [_moved(decoded(value), device) for value in case.arguments]
+    keywords = {name: _moved(decoded(value), device) for name, value in case.keywords.items()}
+    with nullcontext() if device == "cpu" else torch.device(device):
+        return operator(*arguments, **keywords)
+
+
+def _moved(argument: Any, device: str) -> Any:
+    if isinstance(argument, list):
+        return [_moved(item, device) for item in argument]
+    return argument.to(device) if isinstance(argument, Tensor) else argument
 
 
 def decoded(argument: Any) -> Any:
@@ -144,7 +153,7 @@ def _numbers(stream: int, count: int, spread: int) -> Tensor:
 
 
 def _described(result: Tensor) -> str:
-    data = result.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+    data = result.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
     return f"{str(result.dtype).removeprefix('torch.')} {list(result.shape)} {sha256(data).hexdigest()}"
 
 

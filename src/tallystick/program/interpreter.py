@@ -8,6 +8,7 @@ make it allocate more than the graph says; and what it says is bounded.
 
 import functools
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Final, TypeGuard
 
@@ -121,12 +122,18 @@ def run(prepared: Prepared, inputs: Sequence[Tensor]) -> list[Tensor]:
     graph = prepared.graph
     schedule = _chosen(prepared, inputs)
     values: list[Any] = [*inputs, *([None] * len(graph.nodes))]
-    del inputs  # what only this run holds is let go of after its last use
-    for unit, dead in zip(schedule.units, schedule.releases, strict=True):
-        _run_unit(prepared, unit, values)
-        for index in dead:
-            values[index] = None
+    with _making_on(inputs):
+        del inputs  # what only this run holds is let go of after its last use
+        for unit, dead in zip(schedule.units, schedule.releases, strict=True):
+            _run_unit(prepared, unit, values)
+            for index in dead:
+                values[index] = None
     return [values[ref.index] for ref in graph.outputs]
+
+
+def _making_on(inputs: Sequence[Tensor]) -> AbstractContextManager[Any]:
+    """Operators that make a tensor from numbers make it where the inputs are; that is the CPU unless said otherwise."""
+    return next((value.device for value in inputs if not value.is_cpu), nullcontext())
 
 
 def _chosen(prepared: Prepared, inputs: Sequence[Tensor]) -> Schedule:

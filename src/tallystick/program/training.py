@@ -51,6 +51,11 @@ class Training:
     records: Tensors
 
     @property
+    def device(self) -> torch.device:
+        """Where it computes: where its records are. A state has to be there, too."""
+        return next((value.device for value in self.records.values()), torch.device("cpu"))
+
+    @property
     def parameters(self) -> list[str]:
         return [spec.name for spec in self.program.parameters]
 
@@ -202,7 +207,8 @@ def advance(training: Training, state: Tensors, step: int, total: Tensors) -> Te
     """The state after `step`, from the state before it and the sum over all its micro-batches."""
     spec = training.spec
     rules = training.program.scalars
-    scalars = [torch.tensor(scalar_at(rule, spec.learning_rate, step), dtype=torch.float32) for rule in rules]
+    rates = [scalar_at(rule, spec.learning_rate, step) for rule in rules]
+    scalars = [torch.tensor(rate, dtype=torch.float32, device=training.device) for rate in rates]
     parameters = [state[f"parameter/{name}"] for name in training.parameters]
     slots = [state[f"slot/{name}"] for name in training.slots]
     # A generator, so that nothing but the interpreter holds the means, which lets go of each after its use.
@@ -265,7 +271,7 @@ def _gradient(training: Training, state: Tensors, step: int, micro_batch: int) -
     """Gradients, new values of the moved buffers, and the loss of one micro-batch."""
     chosen = record_indices(training, step, micro_batch)
     batch = [training.records[spec.name][chosen] for spec in training.program.batch]
-    key = noise_key(training.spec.seed, step, micro_batch)
+    key = noise_key(training.spec.seed, step, micro_batch).to(training.device)
     with _diverging(step, micro_batch):
         *values, loss = run(training.gradient, [*_held(training, state), *batch, key])
     count = len(training.parameters)
