@@ -26,6 +26,8 @@ Tamper = Callable[["Node", int, bytes], list[tuple[int, bytes]]]
 def tag_of(frame: bytes) -> str:
     """The kind of message in a frame, without looking at the rest."""
     start = HEADER_BYTES + 1
+    if len(frame) <= start:
+        return ""
     length = frame[start] & 0x1F
     return frame[start + 1 : start + 1 + length].decode("ascii", "replace")
 
@@ -143,13 +145,55 @@ def false_certificates(random: Random) -> Tamper:
     return Mutator(random, 0.9, frozenset({"view_change", "new_view", "blocks", "checkpoints"}))
 
 
-def false_checkpoints(random: Random) -> Tamper:
-    return Mutator(random, 0.9, frozenset({"checkpoint", "checkpoints"}))
+class FalseCheckpoints:
+    """Votes for what nobody executed to, and proofs of checkpoints in which one thing is not what was voted for."""
+
+    def __init__(self, random: Random) -> None:
+        self._random = random
+        self._votes = Mutator(random, 0.9, frozenset({"checkpoint"}))
+
+    def __call__(self, node: "Node", target: int, frame: bytes) -> list[tuple[int, bytes]]:
+        if tag_of(frame) != "checkpoints":
+            return self._votes(node, target, frame)
+        tag, epoch, proofs = opened(frame)
+        return [(0, resealed(node, [tag, epoch, [self._changed(node, proof) for proof in proofs]]))]
+
+    def _changed(self, node: "Node", proof: bytes) -> bytes:
+        content, votes = msgspec.msgpack.decode(proof)
+        fields = msgspec.msgpack.decode(content)
+        place = self._random.randrange(len(fields))
+        match fields[place]:
+            case int(number):
+                fields[place] = number + 1
+            case bytes():
+                fields[place] = self._random.randbytes(32)
+            case list(validators):
+                fields[place] = [node.key.identity, *validators[1:]]
+        return msgspec.msgpack.encode([msgspec.msgpack.encode(fields), votes])
 
 
-def poisoner(random: Random) -> Tamper:
-    """Spoils what others fetch from it."""
-    return Mutator(random, 0.9, frozenset({"blocks", "body", "chunk", "checkpoints"}))
+class Poisoner:
+    """Spoils what others fetch from it, so that it still looks like what they asked for."""
+
+    def __init__(self, random: Random) -> None:
+        self._random = random
+
+    def __call__(self, node: "Node", target: int, frame: bytes) -> list[tuple[int, bytes]]:
+        tag = tag_of(frame)
+        if tag not in {"blocks", "body", "chunk"} or self._random.random() < 0.2:
+            return [(0, frame)]
+        fields = opened(frame)
+        if tag == "blocks":
+            fields[2] = [[self._later(block), certificate] for block, certificate in fields[2]]
+        elif tag == "body":
+            fields[2] = self._later(fields[2])
+        else:
+            fields[-1] = bytes(reversed(fields[-1]))
+        return [(0, resealed(node, fields))]
+
+    def _later(self, encoded: bytes) -> bytes:
+        block = decode_block(encoded)
+        return encode_block(msgspec.structs.replace(block, time_ms=block.time_ms + 1, transactions=[]))
 
 
 # ---- bad primaries and bad voters
@@ -265,7 +309,7 @@ class FarAhead:
             return [(0, frame)]
         fields = opened(frame)
         lies = []
-        for _ in range(6):
+        for _ in range(24):
             changed = list(fields)
             changed[2] += self._random.choice((0, 1, 5, 1_000, 2**50))
             if isinstance(changed[3], int) and not isinstance(changed[3], bool):
@@ -379,8 +423,8 @@ ATTACKS: dict[str, Callable[[Random], Tamper | None]] = {
     "slow": slow,
     "selective": Selective,
     "false_certificates": false_certificates,
-    "false_checkpoints": false_checkpoints,
-    "poisoner": poisoner,
+    "false_checkpoints": FalseCheckpoints,
+    "poisoner": Poisoner,
     "forger": Forger,
     "inventor": Inventor,
     "usurper": Usurper,

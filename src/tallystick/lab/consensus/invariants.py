@@ -6,6 +6,8 @@ seed (the tests). The watch knows everything that honest nodes do, and nothing t
 
 from typing import TYPE_CHECKING, Final
 
+import msgspec
+
 from tallystick.canon import votes
 from tallystick.canon.encoding import from_bytes
 from tallystick.canon.quorum import faults
@@ -17,6 +19,7 @@ from tallystick.consensus.pbft.io import (
     ContentRecord,
     EpochRecord,
     Phase,
+    Received,
     Record,
     Restore,
     ViewRecord,
@@ -28,6 +31,7 @@ from tallystick.errors import Refused
 from tallystick.lab.consensus.application import FUNDS, Reply, check_request, total
 from tallystick.lab.consensus.byzantine import opened, tag_of
 from tallystick.lab.consensus.disk import Row
+from tallystick.lab.consensus.signatures import EARLY_FRAMES
 from tallystick.lab.consensus.world import Violation
 
 if TYPE_CHECKING:
@@ -67,14 +71,25 @@ class Watch:
         self._marks: dict[int, tuple[int, int, int, int]] = {}
         """By node: epoch, view, low watermark and height at the last look."""
         self._seen: dict[int, set[bytes]] = {}
+        self._leaving: dict[int, dict[str, tuple[int, int]]] = {}
+        """By node: for which epoch and view each peer has told it that it leaves."""
         self._looks: dict[int, int] = {}
 
     # ---- what the nodes report
 
     def started(self, node: "Node") -> None:
         self._seen[node.index] = set()
+        self._leaving[node.index] = {}
         if node.honest:
             self._9_nothing_goes_back(node)
+
+    def told_to_leave(self, node: "Node", peer: str, frame: bytes) -> None:
+        try:
+            epoch, view = opened(frame)[1:3]
+        except (msgspec.DecodeError, UnicodeDecodeError, ValueError):
+            return  # noise
+        leaving = self._leaving[node.index]
+        leaving[peer] = max(leaving.get(peer, (0, 0)), (epoch, view))
 
     def forgot(self, node: "Node") -> None:
         """Its disk is gone: it starts again from nothing, but must never contradict what it said before."""
@@ -89,8 +104,10 @@ class Watch:
                     raise Violation(7, f"{node.name} would vote twice, differently: {describe_record(record)}")
             case EpochRecord():
                 self.epochs = max(self.epochs, record.epoch)
-            case ViewRecord(new_view=opened_by):
-                self.views_opened += bool(opened_by)
+            case ViewRecord():
+                self.views_opened += bool(record.new_view)
+                if node.honest and not record.new_view:
+                    self._13_f_alone_move_nobody(node, record)
         if self.cluster.world.story is not None:
             self.cluster.world.tell(node.name, f"  persists {describe_record(record)}")
 
@@ -314,7 +331,7 @@ class Watch:
         replica = node.replica
         assert replica is not None
         members = 2 * max(len(group.validators) for group in self.groups.values())
-        for what, bound in bounds(members, self.cluster.genesis.span).items():
+        for what, bound in bounds(members, replica.load["peers"], self.cluster.genesis.span).items():
             if replica.load[what] > bound:
                 raise Violation(10, f"{node.name} holds {replica.load[what]} {what}, more than {bound}")
 
@@ -335,6 +352,15 @@ class Watch:
         if named != culprit or any(self.cluster.nodes[i].honest for i in self.cluster.indices.get(culprit, ())):
             raise Violation(12, f"{node.name} accuses {culprit[:12]}, which is honest")
 
+    def _13_f_alone_move_nobody(self, node: "Node", record: ViewRecord) -> None:
+        """Who leaves a view because of a message, and not for lost patience, follows f + 1 others or more."""
+        if not isinstance(node.cause, Received):
+            return
+        leaving = self._leaving[node.index]
+        others = sum(place >= (record.epoch, record.view) for place in leaving.values())
+        if others <= faults(len(node.groups[0].validators)):
+            raise Violation(13, f"{node.name} leaves for view {record.view} because {others} others did")
+
     def _15_ledger(self, node: "Node") -> None:
         accounts = node.app.accounts.values()
         count, held = total(accounts)
@@ -342,12 +368,12 @@ class Watch:
             raise Violation(15, f"{node.name}: {count} accounts hold {held} together, not {count * FUNDS}")
 
 
-def bounds(members: int, span: int) -> dict[str, int]:
+def bounds(members: int, peers: int, span: int) -> dict[str, int]:
     """What a replica may hold, by the names of `Replica.load`, if the last two epochs have that many members.
 
     One that catches up by blocks may be further from its last stable checkpoint than one that votes.
     """
-    early = members * limits.MAX_EARLY_FRAMES
+    early = peers * EARLY_FRAMES
     return {
         "instances": span,
         "votes": 2 * members * span,
@@ -356,8 +382,8 @@ def bounds(members: int, span: int) -> dict[str, int]:
         "view_changes": members,
         "peers": members,
         "early": early,
-        "early_bytes": members * limits.MAX_EARLY_BYTES,
-        "replay": early,
+        "early_bytes": peers * limits.MAX_EARLY_BYTES,
+        "replay": members * EARLY_FRAMES,
         "inbound": limits.MAX_BLOCKS_PER_ANSWER,
         "pool": limits.MAX_POOL_TRANSACTIONS,
         "pool_bytes": limits.MAX_POOL_BYTES,

@@ -45,6 +45,7 @@ from tallystick.consensus.pbft.io import (
 from tallystick.consensus.pbft.replica import Replica
 from tallystick.errors import Refused
 from tallystick.lab.consensus.application import Application
+from tallystick.lab.consensus.byzantine import tag_of
 from tallystick.lab.consensus.disk import Disk, DiskFull, Kept, Row, Taken
 from tallystick.lab.consensus.world import Violation
 
@@ -98,6 +99,8 @@ class Node:
         self.tamper: Callable[[Node, int, bytes], list[tuple[int, bytes]]] | None = None
         """What a faulty node does to each frame on its way to one peer: what to send instead, and how late."""
         self.starts = 0
+        self.cause: Event | None = None
+        """What it is working on."""
         self._random = cluster.world.random(f"node {index}")
         self._inbox: list[Event] = []
         self._outbox: list[tuple[str, bytes]] = []
@@ -192,6 +195,8 @@ class Node:
     # ---- what comes in
 
     def receive(self, peer: str, frame: bytes) -> None:
+        if self.up and tag_of(frame) == "view_change":
+            self.cluster.watch.told_to_leave(self, peer, frame)
         self._take(Received(peer, frame))
 
     def connected(self, peer: str) -> None:
@@ -274,6 +279,7 @@ class Node:
     def _step(self, event: Event) -> None:
         replica = self.replica
         assert replica is not None
+        self.cause = event
         try:
             effects = replica.step(event)
         except Refused as refused:

@@ -224,13 +224,6 @@ def timer_never_grows() -> Iterator[None]:
 
 
 @planted
-def no_join_with_f_plus_one() -> Iterator[None]:
-    """Nobody follows f + 1 others into a later view."""
-    with swapped((views, "_join", lambda state: None)):
-        yield
-
-
-@planted
 def one_vote_moves_the_view() -> Iterator[None]:
     """Any single validator, faulty or not, takes everybody along into a later view."""
 
@@ -382,7 +375,12 @@ def no_watermarks() -> Iterator[None]:
 @planted
 def early_frames_without_bound() -> Iterator[None]:
     """iroha #4944: frames of future views are kept without a bound."""
-    with swapped((state, "MAX_EARLY_FRAMES", 1 << 40), (state, "MAX_EARLY_BYTES", 1 << 40)):
+
+    def hold(self: State, sender: str, frame: bytes, code: str) -> Refused:
+        self.peer(sender).early.append(frame)
+        return Refused(state.HELD, "held")
+
+    with swapped((State, "hold_early", hold)):
         yield
 
 

@@ -58,6 +58,8 @@ def chain_of(*, real: bool) -> str:
 
 _opened: dict[tuple[str, bytes], tuple[str, OnChannel]] = {}
 MOST_OPENED: Final = 4096
+EARLY_FRAMES: Final = 48
+"""Few enough that a short flood fills them."""
 
 
 def _open_once(group: Group, data: bytes) -> tuple[str, OnChannel]:
@@ -88,6 +90,7 @@ def laboratory(*, real: bool, chunk_bytes: int, block_requests: int) -> Iterator
         (pool, "MAX_BLOCK_TRANSACTIONS", block_requests),
         (state, "MAX_BLOCK_TRANSACTIONS", block_requests),
         (normal, "PIPELINE_TRANSACTIONS", 1),
+        (state, "MAX_EARLY_FRAMES", EARLY_FRAMES),
         (replica, "open_message", _open_once),
     ]
     if not real:
