@@ -7,6 +7,7 @@ the profiles would not be different machines, and agreement would show nothing.
 
 import argparse
 import os
+import struct
 import subprocess
 import sys
 from collections.abc import Callable
@@ -139,12 +140,11 @@ def plain_sum(x: Tensor, dims: Any, keepdim: bool = False) -> Tensor:
     return x.sum(tuple(dims) or None, keepdim=keepdim) if x.is_floating_point() else exact_sum(x, dims, keepdim)
 
 
-def coarser(terms: tuple[float, ...], place: int) -> tuple[float, ...]:
-    """`terms` with one coefficient rounded to float32, a relative change below 2**-24."""
-    changed = list(terms)
-    changed[place] = torch.tensor(terms[place]).item()
-    assert changed[place] != terms[place]
-    return tuple(changed)
+def one_bit_off(terms: tuple[float, ...], place: int) -> tuple[float, ...]:
+    """`terms` with one bit of one coefficient flipped: the 29th from the end, a relative change below 2**-23."""
+    (bits,) = struct.unpack("<Q", struct.pack("<d", terms[place]))
+    (changed,) = struct.unpack("<d", struct.pack("<Q", bits ^ 1 << 28))
+    return (*terms[:place], changed, *terms[place + 1 :])
 
 
 def plain_product(a: Tensor, b: Tensor, bits: int) -> Tensor:
@@ -156,7 +156,7 @@ FAULTS: Final[dict[str, tuple[object, str, object]]] = {
     "torch.exp for exp": (functions, "exp", torch.exp),
     "torch.log for log": (functions, "log", torch.log),
     "torch.matmul for the exact product": (products, "matmul", plain_product),
-    "one coefficient of exp": (functions, "EXP_TERMS", coarser(functions.EXP_TERMS, -4)),
+    "one bit of a coefficient of exp": (functions, "EXP_TERMS", one_bit_off(functions.EXP_TERMS, 8)),
     "a sum with a bit less": (sums, "TERM_BITS", 29),
 }
 
