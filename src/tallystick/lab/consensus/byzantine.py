@@ -153,6 +153,9 @@ class FalseCheckpoints:
         self._votes = Mutator(random, 0.9, frozenset({"checkpoint"}))
 
     def __call__(self, node: "Node", target: int, frame: bytes) -> list[tuple[int, bytes]]:
+        if tag_of(frame) == "checkpoint" and self._random.random() < 0.4:
+            tag, epoch, *rest = opened(frame)
+            return [(0, resealed(node, [tag, max(0, epoch - 1), *rest]))]
         if tag_of(frame) != "checkpoints":
             return self._votes(node, target, frame)
         tag, epoch, proofs = opened(frame)

@@ -217,13 +217,6 @@ def view_changes_not_repeated() -> Iterator[None]:
 
 
 @planted
-def timer_never_grows() -> Iterator[None]:
-    """sawtooth-pbft and others: the time that a view may take does not grow until one is long enough."""
-    with swapped((views, "_timeout", lambda state: max(1, state.timeout_ms // 16))):
-        yield
-
-
-@planted
 def one_vote_moves_the_view() -> Iterator[None]:
     """Any single validator, faulty or not, takes everybody along into a later view."""
 
