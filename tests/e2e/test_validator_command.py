@@ -48,9 +48,12 @@ def answer(*arguments: str) -> Any:
 
 def reached(net: Net, index: int, ready: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
     """The status of a validator as soon as `ready` holds for it; meanwhile blocks are made."""
-    deadline = time.monotonic() + SECONDS
+    deadline, status = time.monotonic() + SECONDS, dict[str, Any]()
     while time.monotonic() < deadline:
-        status: dict[str, Any] = httpx.get(f"{net.urls[index]}/v1/status", timeout=10).json()
+        try:
+            status = httpx.get(f"{net.urls[index]}/v1/status", timeout=10).json()
+        except httpx.TransportError:
+            continue  # it changes its key and is back at once
         if ready(status):
             return status
         pay(net, 1)
@@ -135,8 +138,8 @@ def test_blocks_are_exported_and_checked_with_the_genesis_alone(net: Net, tmp_pa
 
 
 DAMAGE = {
-    "log": ("consensus.db", "UPDATE latest SET value = value || x'00' WHERE kind = 'CheckpointRecord'"),
-    "state": ("ledger.db", "UPDATE snapshot SET state = state || x'00'"),
+    "log": ("consensus.db", "UPDATE latest SET value = zeroblob(8) WHERE kind = 'CheckpointRecord'"),
+    "state": ("ledger.db", "UPDATE snapshot SET state = zeroblob(500)"),
 }
 
 
