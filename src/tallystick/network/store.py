@@ -146,7 +146,7 @@ class Store:
             self._check()
         except sqlite3.DatabaseError as error:
             self._db.close()
-            if error.sqlite_errorcode & 0xFF in OUTSIDE:
+            if getattr(error, "sqlite_errorcode", 0) & 0xFF in OUTSIDE:  # what Python cannot decode has no code
                 raise StoreError(f"{path}: {error}; is another process using this store, is the disk full?") from None
             raise DamagedError(path, str(error)) from None
         except (ValueError, msgspec.DecodeError) as error:
