@@ -203,8 +203,17 @@ def test_the_log_is_forced_to_disk_before_the_mark_says_so_and_only_by_a_commit(
     store = opened(path)
     done: list[str] = []
     sync, write = os.fdatasync, os.pwrite
-    monkeypatch.setattr(os, "fdatasync", lambda file: (done.append("sync"), sync(file)))
-    monkeypatch.setattr(os, "pwrite", lambda file, data, at: (done.append("mark"), write(file, data, at)))
+
+    def synced(file: int) -> None:
+        done.append("sync")
+        sync(file)
+
+    def written(file: int, data: bytes, at: int) -> int:
+        done.append("mark")
+        return write(file, data, at)
+
+    monkeypatch.setattr(os, "fdatasync", synced)
+    monkeypatch.setattr(os, "pwrite", written)
     store.save(VOTE)
     store.settle()
     assert done == []
