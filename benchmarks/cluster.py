@@ -104,6 +104,14 @@ class Cluster:
     def signal(self, index: int, number: signal.Signals) -> None:
         self.processes.send(self.network.validators[index].name, number)
 
+    def processor_seconds(self) -> float:
+        """What all validators have used so far."""
+        ticks = 0
+        for member in self.network.validators:
+            fields = Path(f"/proc/{self.processes.pid(member.name)}/stat").read_text().rpartition(")")[2].split()
+            ticks += int(fields[11]) + int(fields[12])
+        return ticks / os.sysconf("SC_CLK_TCK")
+
     def status(self, index: int) -> dict[str, Any]:
         connection = Connection(self.url(index))
         try:

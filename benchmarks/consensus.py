@@ -60,11 +60,13 @@ def rows_of(cluster: Cluster, seconds: float, missed: int) -> Iterator[Row]:
     samples = one_at_a_time(cluster, probe, PROBES)
     yield most(f"n={n}: unloaded single request, p50", "ms", median(samples), bars.unloaded_ms, GO, GO_MS.get(n))
     progress(f"n = {n}: signed transactions, {seconds:.0f} s")
-    single = throughput(cluster, wallets, seconds, 1, bars.single)
+    single, cost = throughput(cluster, wallets, seconds, 1, bars.single)
     yield least(f"n={n}: signed transactions", single, bars.single)
+    yield processor(f"n={n}: signed transactions", cost)
     progress(f"n = {n}: batches of {BATCH}, {seconds:.0f} s")
-    batched = throughput(cluster, wallets, seconds, BATCH, bars.batched)
+    batched, cost = throughput(cluster, wallets, seconds, BATCH, bars.batched)
     yield least(f"n={n}: in batches of {BATCH} under one signature", batched, bars.batched)
+    yield processor(f"n={n}: in batches of {BATCH}", cost)
     progress(f"n = {n}: single requests at half load")
     loaded = at_half_load(cluster, wallets, probe, seconds, single / 2)
     p99 = statistics.quantiles(loaded, n=100, method="inclusive")[98]
@@ -83,18 +85,23 @@ def median(samples: Sequence[float]) -> float:
     return statistics.median(samples)
 
 
-def throughput(cluster: Cluster, wallets: Sequence[Wallet], seconds: float, items: int, expected: float) -> float:
-    """Transactions a second that were executed; each item of a batch is one."""
+def throughput(
+    cluster: Cluster, wallets: Sequence[Wallet], seconds: float, items: int, expected: float
+) -> tuple[float, float]:
+    """Transactions a second that were executed, each item of a batch being one; and the processor time of all
+    validators for one of them, in microseconds, which other work on the machine changes less."""
     bulk = BULK if items == 1 else max(1, BULK // 10)
     bulks = int(2 * expected * seconds / (bulk * items * len(wallets))) + 2
     for wallet in wallets:
         wallet.sign(bulks, bulk, items)
+    before = cluster.processor_seconds()
     load, took = drive_all(cluster, wallets, seconds)
+    used = cluster.processor_seconds() - before
     for wallet in wallets:
         wallet.forget()
-    if load.refused:
-        raise RuntimeError(f"{load.refused} transactions were refused")
-    return load.executed * items / took
+    if load.refused or not load.executed:
+        raise RuntimeError(f"{load.refused} transactions were refused, {load.executed} executed")
+    return load.executed * items / took, 1e6 * used / (load.executed * items)
 
 
 def at_half_load(
@@ -152,6 +159,10 @@ def most(what: str, unit: str, ours: float, bar: float | None, name: str = "", b
     ratio = ours / baseline if baseline else None
     met = None if bar is None else ours <= bar
     return Row(what, unit, ours, baseline, name, ratio, None, met, f"bar {bar:g} {unit}" if bar else "")
+
+
+def processor(what: str, microseconds: float) -> Row:
+    return Row(f"{what}: processor time of all validators for one", "us", microseconds, None, "", None, None, None)
 
 
 def least(what: str, ours: float, bar: float | None) -> Row:

@@ -52,7 +52,7 @@ class Net:
 
     def stop(self, name: str) -> None:
         self.processes.send(name, signal.SIGTERM)
-        self.processes.wait(name)
+        assert self.processes.wait(name) == 0, self.processes.log_of(name, 30)
 
     def wait(self, index: int) -> None:
         deadline = time.monotonic() + 60

@@ -11,6 +11,7 @@ import pytest
 from pbft_sockets import free_ports, validators_at
 
 from tallystick.canon.identity import Key
+from tallystick.canon.votes import Prepare
 from tallystick.consensus.pbft import Group, Parameters, verify_certificate, verify_history
 from tallystick.consensus.pbft.messages import Forward, seal_message
 from tallystick.consensus.port import CommittedBlock
@@ -360,6 +361,29 @@ def test_a_node_whose_disk_fails_stops_before_it_says_anything(tmp_path: Path, m
         monkeypatch.undo()
         cluster.stores[3].close()
         await cluster.until(b"one more")
+
+    run_cluster(tmp_path, scenario)
+
+
+def test_a_validator_that_votes_twice_is_accused(tmp_path: Path) -> None:
+    async def scenario(cluster: Cluster) -> None:
+        for index in range(3):
+            cluster.start(index)
+        await cluster.fill(0, 1, "before")
+        await cluster.until(b"before 0")
+        listed = cluster.listed[NAMES[2]]
+        context = client_context(KEYS[3], [listed.certificate])
+        _, writer = await asyncio.open_connection(*split_address(listed.address), ssl=context)
+        status = cluster.engines[2].status()
+        for word in (b"one", b"another"):
+            vote = Prepare(status.epoch, status.view, status.height + 1, GROUP.block_digest(word))
+            frame = seal_message(KEYS[3], GROUP, vote)
+            writer.write(len(frame).to_bytes(4) + frame)
+        while not cluster.accused:
+            await cluster.fill(0, 1, f"meanwhile {cluster.ledgers[0].height}")
+        assert cluster.accused == [NAMES[3]]
+        writer.transport.abort()
+        await asyncio.gather(writer.wait_closed(), return_exceptions=True)
 
     run_cluster(tmp_path, scenario)
 

@@ -66,6 +66,9 @@ class Processes:
         _forget(process)
         return code
 
+    def pid(self, name: str) -> int:
+        return self._running[name].pid
+
     def died(self) -> list[str]:
         """Processes that ended though nobody stopped them."""
         return [name for name, process in self._running.items() if process.poll() is not None]

@@ -157,7 +157,9 @@ class PbftEngine:
         """While `run` runs."""
         self._ended: asyncio.Future[None] | None = None
         self._scheduled = False
-        self._idle: asyncio.TimerHandle | None = None
+        self._ticking: asyncio.TimerHandle | None = None
+        self._rested = True
+        """Whether no turn was taken since the last look."""
         self._rejections: Counter[str] = Counter()
         self._view_changes = 0
         self._last_view_change_ms: int | None = None
@@ -189,7 +191,7 @@ class PbftEngine:
         self._loop = asyncio.get_running_loop()
         self._ended = self._loop.create_future()
         channels = self._loop.create_task(self._peers.run())
-        self._wake()
+        self._tick_if_idle()
         try:
             await asyncio.wait({channels, self._ended}, return_when=asyncio.FIRST_COMPLETED)
             for ended in (channels, self._ended):
@@ -197,8 +199,8 @@ class PbftEngine:
                     await ended
         finally:
             self._loop = None
-            if self._idle is not None:
-                self._idle.cancel()
+            if self._ticking is not None:
+                self._ticking.cancel()
             with suppress(OSError, sqlite3.Error):
                 self._store.commit()
             channels.cancel()
@@ -298,8 +300,7 @@ class PbftEngine:
         if self._loop is None:
             return
         began = time.perf_counter()
-        if self._idle is not None:
-            self._idle.cancel()
+        self._rested = False
         for peer, frame in self._inbox.take(MAX_FRAMES_PER_TURN):
             self._feed(Received(peer, frame))
         while self._events:
@@ -307,10 +308,16 @@ class PbftEngine:
         self._feed(Tick(self._shell.now_ms(), self._elapsed_ms()))
         self._finish()
         self._metrics.turn_seconds.observe(time.perf_counter() - began)
-        if self._loop is not None:
-            self._idle = self._loop.call_later(TICK_SECONDS, self._wake)
         if self._inbox:
             self._wake()
+
+    def _tick_if_idle(self) -> None:
+        """Wakes an engine that nothing else has woken since the last time."""
+        if self._rested:
+            self._wake()
+        self._rested = True
+        if self._loop is not None:
+            self._ticking = self._loop.call_later(TICK_SECONDS, self._tick_if_idle)
 
     def _finish(self) -> None:
         """What the turn saved goes to disk, then what it said leaves. If it said nothing, the disk can wait."""

@@ -15,14 +15,13 @@ from typing import BinaryIO, Final
 import msgspec
 
 from tallystick.canon.encoding import from_bytes, to_bytes
-from tallystick.canon.votes import open_vote
 from tallystick.consensus.pbft import Group, verify_certificate
 from tallystick.consensus.pbft.certificate import (
     group_after,
+    group_of_block,
     group_of_checkpoint,
     height_of,
     verify_checkpoint,
-    votes_in,
 )
 from tallystick.consensus.pbft.limits import MAX_BLOCK_BYTES, MAX_CERTIFICATE_BYTES
 from tallystick.errors import Refused
@@ -87,7 +86,9 @@ def check_export(path: Path, genesis: Group) -> Checked:
             record = _read(file, MAX_RECORD_BYTES)
             certified: Certified = from_bytes(record, Certified, limit=MAX_RECORD_BYTES, what=f"block {height}")
             group = [group for since, group in changes if since < height][-1]
-            block = verify_certificate(_in_epoch(group, certified.certificate), certified.block, certified.certificate)
+            block = verify_certificate(
+                group_of_block(group, certified.certificate), certified.block, certified.certificate
+            )
             if block.height != height:
                 raise Refused("wrong_height", f"{path}: block {block.height} in the place of {height}")
             transactions += len(block.transactions)
@@ -104,15 +105,6 @@ def _changes(genesis: Group, history: tuple[bytes, ...]) -> Iterator[tuple[int, 
         signers = group_of_checkpoint(group, proof)
         group = group_after(signers, verify_checkpoint(signers, proof))
         yield height_of(proof), group
-
-
-def _in_epoch(group: Group, certificate: bytes) -> Group:
-    """The same validators, in the epoch that the votes name: it may have ended without a change of validators."""
-    votes = votes_in(certificate)
-    if not votes:
-        return group
-    _, vote = open_vote(group.chain, votes[0])
-    return Group(group.chain, group.validators, vote.epoch, group.start, group.since, group.parameters)
 
 
 def _write(file: BinaryIO, data: bytes) -> None:

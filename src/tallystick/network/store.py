@@ -18,7 +18,7 @@ A `DamagedError` names what is wrong; `tallystick validator recover` is the way 
 
 import os
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from hashlib import sha256
@@ -139,6 +139,8 @@ class Store:
         self.path, self._retain = path, retain
         self._mark = path.with_suffix(".turn")
         self._dirty, self._synced = False, True
+        self._given: dict[tuple[int, int, int, str], bytes] = {}
+        """Digests of the votes that are stored, by epoch, view, height and phase."""
         self._db = _connect(path)
         try:
             self._open(chain, identity, forgotten)
@@ -146,7 +148,7 @@ class Store:
             self._check()
         except sqlite3.DatabaseError as error:
             self._db.close()
-            if error.sqlite_errorcode & 0xFF in OUTSIDE:
+            if getattr(error, "sqlite_errorcode", 0) & 0xFF in OUTSIDE:  # what Python cannot decode has no code
                 raise StoreError(f"{path}: {error}; is another process using this store, is the disk full?") from None
             raise DamagedError(path, str(error)) from None
         except (ValueError, msgspec.DecodeError) as error:
@@ -351,19 +353,23 @@ class Store:
 
     def _save_vote(self, vote: VoteRecord) -> None:
         slot = (vote.epoch, vote.view, vote.height, vote.phase.value)
-        query = "SELECT digest FROM votes WHERE epoch = ? AND view = ? AND height = ? AND phase = ?"
-        given = self._db.execute(query, slot).fetchone()
-        if given is not None and given[0] != vote.digest:
+        given = self._given.setdefault(slot, vote.digest)
+        if given != vote.digest:
             where = f"{vote.phase} at epoch {vote.epoch}, view {vote.view}, height {vote.height}"
             raise StoreError(f"{self.path}: another vote is stored for {where}; voting twice is refused")
         self._insert("votes", (*slot, vote.digest, vote.block, vote.proof), replace=True)
-        self._summary.votes += given is None
+        self._summary.votes = len(self._given)
+
+    def _forget_votes(self, settled: Callable[[int, int], bool]) -> None:
+        self._given = {slot: digest for slot, digest in self._given.items() if not settled(slot[0], slot[2])}
+        self._summary.votes = len(self._given)
 
     def _save_epoch(self, record: EpochRecord) -> None:
         """Keeps it and the one before, and forgets the votes of those."""
         before = tuple(known for known in self.epochs() if known.epoch < record.epoch)
         self._save_latest(_Epochs((*before[-1:], record)))
-        self._summary.votes -= self._change("DELETE FROM votes WHERE epoch < ?", record.epoch)
+        self._change("DELETE FROM votes WHERE epoch < ?", record.epoch)
+        self._forget_votes(lambda epoch, height: epoch < record.epoch)
 
     def _save_checkpoint(self, record: CheckpointRecord) -> None:
         """Keeps a stable checkpoint, and forgets what it covers."""
@@ -371,7 +377,8 @@ class Store:
         history = self.history()
         if record.ends and record.proof not in history[-1:]:
             self._insert("history", (len(history), record.proof))
-        self._summary.votes -= self._change("DELETE FROM votes WHERE height <= ?", record.height)
+        self._change("DELETE FROM votes WHERE height <= ?", record.height)
+        self._forget_votes(lambda epoch, height: height <= record.height)
         self._change("DELETE FROM snapshots WHERE height < ?", record.height)
         self._change("DELETE FROM contents WHERE height <= ?", record.height)
         oldest = min(record.height, self._summary.height - self._retain)
@@ -454,8 +461,10 @@ class Store:
 
     def _check(self) -> None:
         """Reads everything that decides what this validator may sign."""
-        if len(self.votes()) != self._summary.votes:
-            raise DamagedError(self.path, f"{len(self.votes())} votes are here, {self._summary.votes} were given")
+        votes = self.votes()
+        if len(votes) != self._summary.votes:
+            raise DamagedError(self.path, f"{len(votes)} votes are here, {self._summary.votes} were given")
+        self._given = {(vote.epoch, vote.view, vote.height, vote.phase.value): vote.digest for vote in votes}
         checkpoint = self.checkpoint()
         self.view(), self.epochs(), self.mute(), self.history(), self.contents(), self.transfer()
         above = checkpoint.height if checkpoint else 0

@@ -140,6 +140,8 @@ class _Process:
         self._known = {v.identity: Validator(v.identity, v.address, v.certificate) for v in genesis.validators}
         self._stopping = asyncio.Event()
         self._metrics = EngineMetrics()
+        self._accusations: dict[str, Accuse] = {}
+        """By culprit."""
         self.key_is_old = False
         """Whether this life ended because the next key is in office."""
         self._store = Store(home / CONSENSUS, self._chain, key.identity, retain=retain)
@@ -227,14 +229,24 @@ class _Process:
 
     def _accuse(self, culprit: str, first: bytes, second: bytes) -> None:
         log.warning("%s has signed two votes that exclude each other", culprit[:12])
-        nonce = self.node.state.accounts[self._key.identity].nonce + 1
-        transaction = sign_transaction(self._key, self._chain, nonce, Accuse(first, second))
-        asyncio.get_running_loop().call_soon(self._submit, transaction)
+        self._accusations[culprit] = Accuse(first, second)
+        self._press_charges()
+
+    def _press_charges(self) -> None:
+        """Hands in the accusations that the ledger has not followed yet. One may be lost, or come too late: the auditor
+        gives out nonces as well, and other validators have seen the same."""
+        state, loop = self.node.state, asyncio.get_running_loop()
+        self._accusations = {c: body for c, body in self._accusations.items() if c not in state.culprits}
+        account = state.accounts.get(self._key.identity)
+        for offset, body in enumerate(self._accusations.values(), 1):
+            nonce = (account.nonce if account else 0) + offset
+            loop.call_soon(self._submit, sign_transaction(self._key, self._chain, nonce, body))
 
     def _regrouped(self, group: Group) -> None:
         names = ", ".join(identity[:12] for identity in group.validators)
         log.info("epoch %d after block %d: %s", group.epoch, group.start, names)
         self._look_for_new_key(group)
+        self._press_charges()
 
     def _look_for_new_key(self, group: Group) -> None:
         """Ends this life if the key that takes the place of ours is in office."""

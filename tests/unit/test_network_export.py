@@ -1,0 +1,95 @@
+"""Exported blocks convince whoever has the genesis document, and nothing else does."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import pytest
+from pbft_cluster import FOUR, KEYS, block_at, certify, content_of, group_of, stable_proof
+
+from tallystick.consensus.pbft import Group
+from tallystick.consensus.pbft.io import CheckpointRecord
+from tallystick.errors import Refused
+from tallystick.network.export import LENGTH_BYTES, MAGIC, check_export, write_export
+from tallystick.network.store import Store, StoredBlock, StoreError
+
+LATER = FOUR.successor(4, tuple(key.identity for key in KEYS[1:5]))
+"""The validators after block 4."""
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """Six blocks; after the fourth, validator 0 has left and 4 has come."""
+    store = Store(tmp_path / "consensus.db", FOUR.chain, KEYS[0].identity)
+    for height in range(1, 7):
+        group, by = (FOUR, (0, 1, 2)) if height <= 4 else (LATER, (1, 2, 4))
+        block = block_at(height, b"one", b"two")
+        certificate = certify(group, block, by, height=height)
+        store.save_block(StoredBlock(height, bytes(32), height, block, certificate))
+    content = content_of(FOUR, 4, validators=(1, 2, 3, 4))
+    store.save_snapshot(4, (0).to_bytes(8), b"")
+    store.save(CheckpointRecord(0, 4, stable_proof(FOUR, content, (0, 1, 2)), ends=True))
+    return store
+
+
+def test_what_was_exported_checks_across_a_change_of_validators(store: Store, tmp_path: Path) -> None:
+    header = write_export(store, FOUR.chain, tmp_path / "blocks")
+    assert (header.first, header.last) == (1, 6)
+    checked = check_export(tmp_path / "blocks", FOUR)
+    assert (checked.first, checked.last, checked.transactions, checked.validator_changes) == (1, 6, 12, 1)
+    store.close()
+
+
+def test_an_empty_store_has_nothing_to_export(tmp_path: Path) -> None:
+    store = Store(tmp_path / "consensus.db", FOUR.chain, KEYS[0].identity)
+    with pytest.raises(StoreError, match="no blocks"):
+        write_export(store, FOUR.chain, tmp_path / "blocks")
+    store.close()
+
+
+def records(data: bytes) -> list[bytes]:
+    found, at = [], len(MAGIC)
+    while at < len(data):
+        size = int.from_bytes(data[at : at + LENGTH_BYTES])
+        found.append(data[at : at + LENGTH_BYTES + size])
+        at += LENGTH_BYTES + size
+    return found
+
+
+def without_history(data: bytes) -> bytes:
+    """As if the validators had never changed."""
+    header, *blocks = records(data)
+    chain, first, last, _ = msgspec.msgpack.decode(header[LENGTH_BYTES:])
+    bare = msgspec.msgpack.encode([chain, first, last, []])
+    return MAGIC + len(bare).to_bytes(LENGTH_BYTES) + bare + b"".join(blocks)
+
+
+FORGERIES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
+    "another kind of file": (lambda data: b"x" + data, "malformed"),
+    "cut short": (lambda data: data[:-10], "truncated"),
+    "more at the end": (lambda data: data + b"x", "malformed"),
+    "a block twice": (lambda data: MAGIC + b"".join([*records(data)[:2], *records(data)[1:]]), "wrong_height"),
+    "a block left out": (lambda data: MAGIC + b"".join(records(data)[:-1]), "malformed"),
+    "a bit of a certificate": (lambda data: data[:-50] + bytes([data[-50] ^ 1]) + data[-49:], "bad_signature"),
+    "no change of validators": (without_history, "not_a_validator"),
+    "a length beyond all bounds": (lambda data: MAGIC + b"\xff\xff\xff\xff" + data[len(MAGIC) + 4 :], "malformed"),
+}
+
+
+@pytest.mark.parametrize("what", FORGERIES)
+def test_anything_else_is_refused(store: Store, tmp_path: Path, what: str) -> None:
+    path = tmp_path / "blocks"
+    write_export(store, FOUR.chain, path)
+    store.close()
+    change, code = FORGERIES[what]
+    path.write_bytes(change(path.read_bytes()))
+    with pytest.raises(Refused, match=code):
+        check_export(path, FOUR)
+
+
+@pytest.mark.parametrize("group", [group_of(4, chain="another"), group_of(7), LATER])
+def test_another_genesis_does_not_vouch_for_it(store: Store, tmp_path: Path, group: Group) -> None:
+    write_export(store, FOUR.chain, tmp_path / "blocks")
+    store.close()
+    with pytest.raises(Refused):
+        check_export(tmp_path / "blocks", group)
