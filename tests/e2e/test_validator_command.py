@@ -48,7 +48,8 @@ def answer(*arguments: str) -> Any:
 
 def reached(net: Net, index: int, ready: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
     """The status of a validator as soon as `ready` holds for it; meanwhile blocks are made."""
-    deadline, status = time.monotonic() + SECONDS, dict[str, Any]()
+    deadline = time.monotonic() + SECONDS
+    status: dict[str, Any] = {}
     while time.monotonic() < deadline:
         try:
             status = httpx.get(f"{net.urls[index]}/v1/status", timeout=10).json()
