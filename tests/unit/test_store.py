@@ -117,6 +117,16 @@ def test_a_stable_checkpoint_settles_votes_snapshots_and_blocks_up_to_its_height
     store.close()
 
 
+def test_the_snapshot_of_the_checkpoint_before_stays_for_those_who_are_fetching_it(path: Path) -> None:
+    store = opened(path)
+    saved_up_to(store, 13)
+    for height in (4, 8, 12):
+        store.save_snapshot(height, manifest_of(b"state"), b"state")
+        store.save(CheckpointRecord(0, height, b"stable", ends=False))
+    assert [store.snapshot(height) for height in (4, 8, 12)] == [None, b"state", b"state"]
+    store.close()
+
+
 def test_blocks_above_the_stable_checkpoint_are_kept_whatever_the_limit(path: Path) -> None:
     store = opened(path, retain=1)
     saved_up_to(store, 9)

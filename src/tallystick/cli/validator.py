@@ -79,7 +79,7 @@ def init(
 def run(
     home: Path = HOME,
     blobs: str = BLOBS,
-    retain: int = typer.Option(100_000, min=1, help="Blocks kept; whoever is further behind fetches a snapshot."),
+    retain: int = typer.Option(100_000, min=160, help="Blocks kept; whoever is further behind fetches a snapshot."),
     stop_on_eof: bool = STOP_ON_EOF,
 ) -> None:
     """Run a validator: agrees on blocks, re-runs contributions, attests results. Stops on SIGINT or SIGTERM.

@@ -372,14 +372,18 @@ class Store:
         self._forget_votes(lambda epoch, height: epoch < record.epoch)
 
     def _save_checkpoint(self, record: CheckpointRecord) -> None:
-        """Keeps a stable checkpoint, and forgets what it covers."""
+        """Keeps a stable checkpoint, and forgets what it covers.
+
+        The snapshot of the one before stays: a peer may be in the middle of fetching it.
+        """
+        before = self._latest(CheckpointRecord) or record
         self._save_latest(record)
         history = self.history()
         if record.ends and record.proof not in history[-1:]:
             self._insert("history", (len(history), record.proof))
         self._change("DELETE FROM votes WHERE height <= ?", record.height)
         self._forget_votes(lambda epoch, height: height <= record.height)
-        self._change("DELETE FROM snapshots WHERE height < ?", record.height)
+        self._change("DELETE FROM snapshots WHERE height < ?", min(before.height, record.height))
         self._change("DELETE FROM contents WHERE height <= ?", record.height)
         oldest = min(record.height, self._summary.height - self._retain)
         self._change("DELETE FROM blocks WHERE height <= ?", oldest)
