@@ -120,6 +120,27 @@ def test_a_rotated_key_is_in_office_without_a_restart_by_hand(net: Net) -> None:
     assert net.processes.died() == []
 
 
+def test_a_client_with_the_genesis_checks_that_its_transaction_was_committed(net: Net, tmp_path: Path) -> None:
+    """Across the changes of validators before this."""
+    with net.dial() as validators:
+        done = Sender(load_key(net.root / "client" / "key"), validators).send(Deposit(1))
+    where, join = ("--genesis", str(net.root / "genesis.json")), net.joins[:2]
+    shown = tallystick("check-transaction", done.hash, *where, *join, "--json")
+    assert shown.returncode == 0, shown.stderr
+    found = json.loads(shown.stdout)["committed"]
+    assert (found["height"], found["kind"], found["validators"]) == (done.height, "deposit", 4)
+    assert found["epoch"] >= 1 and len(found["signers"]) >= 3
+    told = tallystick("check-transaction", done.hash, *where, *join, "--height", str(done.height))
+    assert told.returncode == 0 and f"of block {done.height} of " in told.stdout
+    false = tallystick("check-transaction", "0" * 64, *where, *join, "--height", str(done.height))
+    assert false.returncode == 2 and "not_in_block" in false.stderr
+    unknown = tallystick("check-transaction", "0" * 64, *where, *join)
+    assert unknown.returncode == 1 and "another validator" in unknown.stderr
+    assert tallystick("init", str(tmp_path / "other"), "--port", "40000").returncode == 0
+    other = ("--genesis", str(tmp_path / "other" / "genesis.json"))
+    assert tallystick("check-transaction", done.hash, *other, *join).returncode == 2
+
+
 def test_blocks_are_exported_and_checked_with_the_genesis_alone(net: Net, tmp_path: Path) -> None:
     refused = tallystick("validator", "export", home(net, 3), "--out", str(tmp_path / "blocks"))
     assert refused.returncode == 1 and "another process" in refused.stderr

@@ -2,21 +2,26 @@
 
 import asyncio
 from collections.abc import Coroutine
+from contextlib import closing
 from pathlib import Path
 
 import httpx
 import msgspec
 import pytest
+from pbft_cluster import FOUR, KEYS, block_at, certify, content_of, stable_proof
 
 from ledger_network import CLIENT, RICH, beacon_of, key, make_genesis
 from tallystick.canon.hashing import blob_name
+from tallystick.consensus.pbft.io import CheckpointRecord
 from tallystick.consensus.port import CommittedBlock
 from tallystick.ledger.transactions import AddValidator, AnyBody, Batch, Deposit, Transfer, sign_transaction
 from tallystick.network import views
 from tallystick.network.api import MAX_BULK, MAX_BULK_BYTES, Api
 from tallystick.network.node import Node
+from tallystick.network.store import Store, StoredBlock
 
 PAY = Transfer(key("ann").identity, 7)
+STATUS = views.Status("", "", "", 0, 0, 0, "", 0, 0, {})
 
 
 LIMIT_SECONDS = 10
@@ -52,7 +57,7 @@ class Face:
 
     def __init__(self, node: Node) -> None:
         self.node, self.engine = node, Alone(node)
-        api = Api(node, self.engine, lambda: views.Status("", "", "", 0, 0, 0, "", 0, 0, {}), lambda: b"metrics")
+        api = Api(node, self.engine, lambda: STATUS, lambda: b"metrics")
         transport = httpx.ASGITransport(api.application())
         self.http = httpx.AsyncClient(transport=transport, base_url="http://validator")
 
@@ -163,6 +168,56 @@ def test_a_bulk_request_is_bounded_in_number_bytes_and_form(face: Face) -> None:
         more = msgspec.msgpack.encode([b""] * (MAX_BULK + 1))
         for bad, status in ((more, 400), (bytes(MAX_BULK_BYTES + 1), 413), (b"\x91\x01", 400), (b"", 400)):
             assert (await face.http.post("/v1/transactions/bulk", content=bad)).status_code == status
+
+    run(story())
+
+
+def test_blocks_and_the_checkpoints_that_prove_them_are_shown_page_by_page(face: Face, tmp_path: Path) -> None:
+    async def story() -> None:
+        with closing(Store(tmp_path / "consensus.db", "test", KEYS[0].identity, retain=3)) as store:
+            api = Api(face.node, face.engine, lambda: STATUS, lambda: b"", store)
+            transport = httpx.ASGITransport(api.application())
+            async with httpx.AsyncClient(transport=transport, base_url="http://validator") as http:
+                assert (await http.get("/v1/history")).json() == {"changes": [], "stable": ""}
+                assert (await http.get("/v1/blocks/1")).json()["code"] == "no_such_block"
+                proofs = fill(store, blocks=4 * (views.MAX_PROOFS + 2))
+                pages = [await http.get(f"/v1/history?start={start}") for start in (0, views.MAX_PROOFS, 1000)]
+                shown = [msgspec.json.decode(page.content, type=views.Checkpoints) for page in pages]
+                assert [page.changes for page in shown] == [proofs[:64], proofs[64:], []]
+                assert {page.stable for page in shown} == {proofs[-1]}
+                last = 4 * len(proofs)
+                for height in (last, last - 2):
+                    found = await http.get(f"/v1/blocks/{height}")
+                    (stored,) = store.blocks(height, height)
+                    view = views.BlockView(stored.block, stored.certificate)
+                    assert msgspec.json.decode(found.content, type=views.BlockView) == view
+                for height in (last + 1, last - 3, 0):
+                    missing = await http.get(f"/v1/blocks/{height}")
+                    assert (missing.status_code, missing.json()["code"]) == (404, "no_such_block")
+                    assert f"{last - 2} to " in missing.json()["reason"], "forgotten below"
+                for bad in ("/v1/blocks/-1", "/v1/blocks/x", "/v1/history?start=-1", f"/v1/blocks/{10**30}"):
+                    assert (await http.get(bad)).json()["code"] == "malformed"
+
+    run(story())
+
+
+def fill(store: Store, blocks: int) -> list[bytes]:
+    """Blocks, and a checkpoint at every fourth at which the validators change; returns its proofs."""
+    proofs = []
+    for height in range(1, blocks + 1):
+        block = block_at(height)
+        store.save_block(StoredBlock(height, bytes(32), height, block, certify(FOUR, block, (0, 1, 2), height=height)))
+        if height % 4 == 0:
+            proofs.append(stable_proof(FOUR, content_of(FOUR, height), (0, 1, 2)))
+            store.save(CheckpointRecord(0, height, proofs[-1], ends=True))
+    return proofs
+
+
+def test_under_another_engine_blocks_are_not_here(face: Face) -> None:
+    async def story() -> None:
+        for path in ("/v1/blocks/1", "/v1/history"):
+            reply = await face.http.get(path)
+            assert (reply.status_code, reply.json()["code"]) == (404, "not_kept")
 
     run(story())
 

@@ -33,7 +33,7 @@ def store(tmp_path: Path) -> Store:
 
 
 def test_what_was_exported_checks_across_a_change_of_validators(store: Store, tmp_path: Path) -> None:
-    header = write_export(store, FOUR.chain, tmp_path / "blocks")
+    header = write_export(store, FOUR, tmp_path / "blocks")
     assert (header.first, header.last) == (1, 6)
     checked = check_export(tmp_path / "blocks", FOUR)
     assert (checked.first, checked.last, checked.transactions, checked.validator_changes) == (1, 6, 12, 1)
@@ -43,7 +43,7 @@ def test_what_was_exported_checks_across_a_change_of_validators(store: Store, tm
 def test_an_empty_store_has_nothing_to_export(tmp_path: Path) -> None:
     store = Store(tmp_path / "consensus.db", FOUR.chain, KEYS[0].identity)
     with pytest.raises(StoreError, match="no blocks"):
-        write_export(store, FOUR.chain, tmp_path / "blocks")
+        write_export(store, FOUR, tmp_path / "blocks")
     store.close()
 
 
@@ -71,7 +71,7 @@ FORGERIES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "a block twice": (lambda data: MAGIC + b"".join([*records(data)[:2], *records(data)[1:]]), "wrong_height"),
     "a block left out": (lambda data: MAGIC + b"".join(records(data)[:-1]), "malformed"),
     "a bit of a certificate": (lambda data: data[:-50] + bytes([data[-50] ^ 1]) + data[-49:], "bad_signature"),
-    "no change of validators": (without_history, "not_a_validator"),
+    "no change of validators": (without_history, "unproven_height"),
     "a length beyond all bounds": (lambda data: MAGIC + b"\xff\xff\xff\xff" + data[len(MAGIC) + 4 :], "malformed"),
 }
 
@@ -79,7 +79,7 @@ FORGERIES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
 @pytest.mark.parametrize("what", FORGERIES)
 def test_anything_else_is_refused(store: Store, tmp_path: Path, what: str) -> None:
     path = tmp_path / "blocks"
-    write_export(store, FOUR.chain, path)
+    write_export(store, FOUR, path)
     store.close()
     change, code = FORGERIES[what]
     path.write_bytes(change(path.read_bytes()))
@@ -89,7 +89,7 @@ def test_anything_else_is_refused(store: Store, tmp_path: Path, what: str) -> No
 
 @pytest.mark.parametrize("group", [group_of(4, chain="another"), group_of(7), LATER])
 def test_another_genesis_does_not_vouch_for_it(store: Store, tmp_path: Path, group: Group) -> None:
-    write_export(store, FOUR.chain, tmp_path / "blocks")
+    write_export(store, FOUR, tmp_path / "blocks")
     store.close()
     with pytest.raises(Refused):
         check_export(tmp_path / "blocks", group)

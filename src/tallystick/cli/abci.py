@@ -28,7 +28,8 @@ def init(
     """
     from tallystick.canon.identity import load_key
     from tallystick.network.cometbft.files import write_home
-    from tallystick.network.validator import GENESIS, KEY, read_genesis
+    from tallystick.network.genesis import read_genesis
+    from tallystick.network.validator import GENESIS, KEY
 
     key = None if follower else load_key(home / KEY)
     for path in write_home(comet_home, read_genesis(home / GENESIS), key):
@@ -43,7 +44,8 @@ def genesis(home: Path = HOME) -> None:
     """
     from tallystick.ledger.genesis import chain_id
     from tallystick.network.cometbft.files import genesis_document
-    from tallystick.network.validator import GENESIS, read_genesis
+    from tallystick.network.genesis import read_genesis
+    from tallystick.network.validator import GENESIS
 
     ours = read_genesis(home / GENESIS)
     document = genesis_document(chain_id(ours), ours.time_ms, [info.identity for info in ours.validators])

@@ -9,6 +9,7 @@ from tallystick.cli import (
     abci,
     attacks,
     claims,
+    committed,
     data,
     demo,
     dispute,
@@ -53,6 +54,7 @@ app.command()(network.init)
 app.command()(network.worker)
 app.command()(network.submit)
 app.command()(network.status)
+app.command()(committed.check_transaction)
 app.command()(train.train)
 app.command()(proofs.verify)
 app.command()(train.pack)

@@ -52,9 +52,10 @@ def init(
     from tallystick.canon.encoding import to_json
     from tallystick.canon.identity import Key, load_key, save_key
     from tallystick.ledger.genesis import ValidatorInfo
+    from tallystick.network.genesis import read_genesis
     from tallystick.network.peers import split_address
     from tallystick.network.tls import make_certificate
-    from tallystick.network.validator import CARD, GENESIS, KEY, read_genesis
+    from tallystick.network.validator import CARD, GENESIS, KEY
 
     read_genesis(genesis)
     try:
@@ -239,8 +240,9 @@ def rotate_key(home: Path = HOME, join: list[str] = JOIN, json: bool = JSON) -> 
     from tallystick.canon.identity import Key, load_key, save_key
     from tallystick.ledger.genesis import chain_id
     from tallystick.ledger.transactions import RotateKey, prove_rotation
+    from tallystick.network.genesis import read_genesis
     from tallystick.network.tls import make_certificate
-    from tallystick.network.validator import GENESIS, KEY, NEXT_KEY, read_genesis
+    from tallystick.network.validator import GENESIS, KEY, NEXT_KEY
 
     chain, old = chain_id(read_genesis(home / GENESIS)), load_key(home / KEY).identity
     if not (home / NEXT_KEY).exists():
@@ -268,7 +270,7 @@ def _show_outcome(outcome: "TransactionView", json: bool) -> None:
     if json:
         print_json(outcome)
     else:
-        typer.echo(f"executed in block {outcome.height}: {outcome.code}")
+        typer.echo(f"executed in block {outcome.height}: {outcome.code}, transaction {outcome.hash}")
 
 
 # ---- files
@@ -297,19 +299,19 @@ tallystick validator export --check blocks --genesis net/genesis.json
 
 def _write_export(home: Path, out: Path, json: bool) -> None:
     from tallystick.canon.identity import load_key
-    from tallystick.ledger.genesis import chain_id
     from tallystick.network.export import write_export
+    from tallystick.network.genesis import first_group, read_genesis
     from tallystick.network.store import Store
-    from tallystick.network.validator import CONSENSUS, GENESIS, KEY, read_genesis
+    from tallystick.network.validator import CONSENSUS, GENESIS, KEY
 
     if out.exists():
         fail(f"{out}: is there already; name another file with --out")
-    chain = chain_id(read_genesis(home / GENESIS))
+    genesis = first_group(read_genesis(home / GENESIS))
     if not (home / CONSENSUS).exists():
         fail(f"{home / CONSENSUS}: not there; this validator has never run")
-    store = Store(home / CONSENSUS, chain, load_key(home / KEY).identity)
+    store = Store(home / CONSENSUS, genesis.chain, load_key(home / KEY).identity)
     try:
-        header = write_export(store, chain, out)
+        header = write_export(store, genesis, out)
     finally:
         store.close()
     if json:
@@ -319,13 +321,10 @@ def _write_export(home: Path, out: Path, json: bool) -> None:
 
 
 def _check_export(file: Path, genesis: Path, json: bool) -> None:
-    from tallystick.consensus.pbft import Group
-    from tallystick.ledger.genesis import chain_id
     from tallystick.network.export import check_export
-    from tallystick.network.validator import read_genesis
+    from tallystick.network.genesis import first_group, read_genesis
 
-    document = read_genesis(genesis)
-    group = Group(chain_id(document), tuple(info.identity for info in document.validators))
+    group = first_group(read_genesis(genesis))
     try:
         checked = check_export(file, group)
     except OSError as error:

@@ -12,10 +12,13 @@
     GET  /v1/assignments/{identity}?mark=&wait_ms=   what a worker has to do; waits until `mark` is out of date
     GET  /v1/anchors/{digest}                        who anchored a digest first
     GET  /v1/events?after=&wait_ms=                  what happened, in order
+    GET  /v1/blocks/{height}                         a block with the votes that committed it
+    GET  /v1/history?start=                          checkpoints that lead from genesis to the validators of now
     GET  /metrics                                    for Prometheus, as text
 
 Replies are JSON (`views`). A failure has a code and a reason. A transaction that was executed already is answered with
-what became of it, so it can be sent again when a reply was lost.
+what became of it, so it can be sent again when a reply was lost. Blocks and history convince a client that trusts
+nobody (`committed`); the rest is one validator's word.
 """
 
 import asyncio
@@ -38,6 +41,7 @@ from tallystick.ledger.transactions import MAX_TRANSACTION_BYTES
 from tallystick.network import views
 from tallystick.network.metrics import METRICS_TYPE
 from tallystick.network.node import Node
+from tallystick.network.store import Store
 
 MAX_WAIT_MS: Final = 30_000
 MAX_BULK_BYTES: Final = 8 * 2**20
@@ -45,19 +49,28 @@ MAX_BULK: Final = 1000
 """Transactions in one request."""
 BULK_TURN: Final = 32
 """Transactions that are verified before everything else in this process, consensus first of all, gets a turn."""
-NOT_FOUND: Final = {"no_such_anchor", "no_such_task", "no_such_transaction"}
+NOT_FOUND: Final = {"no_such_anchor", "no_such_block", "no_such_task", "no_such_transaction", "not_kept"}
 
 Bulk = Annotated[list[bytes], msgspec.Meta(max_length=MAX_BULK)]
 Handler = Callable[[Request], Awaitable[Any]]
 
 
 class Api:
-    """Routes requests to a node and its engine."""
+    """Routes requests to a node and its engine.
+
+    Args:
+        store: where blocks are kept with their certificates; None if the engine keeps them elsewhere.
+    """
 
     def __init__(
-        self, node: Node, engine: Engine, status: Callable[[], views.Status], metrics: Callable[[], bytes]
+        self,
+        node: Node,
+        engine: Engine,
+        status: Callable[[], views.Status],
+        metrics: Callable[[], bytes],
+        store: Store | None = None,
     ) -> None:
-        self._node, self._engine, self._status, self._metrics = node, engine, status, metrics
+        self._node, self._engine, self._status, self._metrics, self._kept = node, engine, status, metrics, store
 
     def application(self) -> Starlette:
         get = {
@@ -72,6 +85,8 @@ class Api:
             "/v1/assignments/{identity}": self._work,
             "/v1/anchors/{digest}": self._anchor,
             "/v1/events": self._events,
+            "/v1/blocks/{height}": self._block,
+            "/v1/history": self._checkpoints,
         }
         routes = [Route(path, _replying(handler)) for path, handler in get.items()]
         routes.append(Route("/v1/transactions", _replying(self._submit), methods=["POST"]))
@@ -169,6 +184,24 @@ class Api:
         found = await self._node.until(lambda: self._node.journal.events(after) or None, _wait_seconds(request))
         return views.Events(found or [])
 
+    async def _block(self, request: Request) -> views.BlockView:
+        height, store = _whole_number("height", request.path_params["height"]), self._store
+        for stored in store.blocks(height, height):
+            return views.BlockView(stored.block, stored.certificate)
+        here = f"{store.first_height()} to {self._node.height} are here"
+        raise Refused("no_such_block", f"block {height}: {here}; other validators may keep more")
+
+    async def _checkpoints(self, request: Request) -> views.Checkpoints:
+        stable = self._store.checkpoint()
+        changes = self._store.history(_number(request, "start"), views.MAX_PROOFS)
+        return views.Checkpoints(list(changes), stable.proof if stable else b"")
+
+    @property
+    def _store(self) -> Store:
+        if self._kept is None:
+            raise Refused("not_kept", "this validator's blocks are CometBFT's: ask its node for block and commit")
+        return self._kept
+
     def _find_task(self, request: Request) -> Task:
         name = request.path_params["task"]
         task = self._node.state.tasks.get(name) if is_name(name) else None
@@ -208,7 +241,10 @@ async def _bounded_body(request: Request, limit: int) -> bytes:
 
 
 def _number(request: Request, name: str) -> int:
-    text = request.query_params.get(name, "0")
+    return _whole_number(name, request.query_params.get(name, "0"))
+
+
+def _whole_number(name: str, text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) <= 18):
         raise Refused("malformed", f"{name}: a whole number is needed, got {text[:40]!r}")
     return int(text)

@@ -18,6 +18,8 @@ from tallystick.network import views
 T = TypeVar("T")
 
 MAX_REPLY_BYTES: Final = 64 * 2**20
+MAX_BLOCK_REPLY_BYTES: Final = 3 * 2**19
+"""A block and its certificate in Base64."""
 CONNECT_SECONDS: Final = 3.0
 REPLY_SECONDS: Final = 10.0
 """For a reply, beyond the time that the request itself asks the validator to wait."""
@@ -89,6 +91,18 @@ class Validators:
                 return None
             raise
 
+    def block(self, height: int) -> views.BlockView:
+        """A block as this validator has it; `committed` checks it."""
+        return self._get(f"/v1/blocks/{height}", views.BlockView, limit=MAX_BLOCK_REPLY_BYTES)
+
+    def checkpoints(self, start: int) -> views.Checkpoints:
+        """What is said to lead to the validators of now, the changes of them from number `start` on."""
+        return self._get(f"/v1/history?start={start}", views.Checkpoints, limit=MAX_BLOCK_REPLY_BYTES)
+
+    def transaction(self, name: str) -> views.TransactionView:
+        """What became of a transaction, if this validator has executed it."""
+        return self._get(f"/v1/transactions/{name}", views.TransactionView)
+
     def work(self, identity: str, mark: str) -> views.Work:
         return self._get(f"/v1/assignments/{identity}?mark={mark}&wait_ms={WAIT_MS}", views.Work, WAIT_MS)
 
@@ -148,16 +162,24 @@ class Validators:
                 raise
             return None
 
-    def _get(self, path: str, kind: type[T], wait_ms: int = 0) -> T:
-        return self._ask("GET", path, kind, timeout=REPLY_SECONDS + wait_ms / 1000)
+    def _get(self, path: str, kind: type[T], wait_ms: int = 0, limit: int = MAX_REPLY_BYTES) -> T:
+        return self._ask("GET", path, kind, timeout=REPLY_SECONDS + wait_ms / 1000, limit=limit)
 
-    def _ask(self, method: str, path: str, kind: type[T], timeout: float = REPLY_SECONDS, content: bytes = b"") -> T:
+    def _ask(
+        self,
+        method: str,
+        path: str,
+        kind: type[T],
+        timeout: float = REPLY_SECONDS,
+        content: bytes = b"",
+        limit: int = MAX_REPLY_BYTES,
+    ) -> T:
         """One request, tried on every validator a few times before giving up."""
         problem = ""
         for attempt in range(ROUNDS_OVER_ALL * len(self._urls)):
             url = self._urls[self._current % len(self._urls)]
             try:
-                return self._ask_one(method, url + path, kind, timeout, content)
+                return self._ask_one(method, url + path, kind, timeout, content, limit)
             except httpx.HTTPError as error:
                 problem = f"{url}: {type(error).__name__}: {error}"
             self._current += 1
@@ -165,14 +187,14 @@ class Validators:
                 time.sleep(PAUSE_SECONDS)
         raise UnreachableError(f"no validator answers; the last one tried was {problem}")
 
-    def _ask_one(self, method: str, url: str, kind: type[T], timeout: float, content: bytes) -> T:
+    def _ask_one(self, method: str, url: str, kind: type[T], timeout: float, content: bytes, limit: int) -> T:
         limits = httpx.Timeout(timeout, connect=CONNECT_SECONDS)
         with self._http.stream(method, url, content=content, timeout=limits) as response:
             data = bytearray()
             for chunk in response.iter_bytes():
                 data += chunk
-                if len(data) > MAX_REPLY_BYTES:
-                    raise Refused("too_large", f"{url}: the reply is over {MAX_REPLY_BYTES} bytes")
+                if len(data) > limit:
+                    raise Refused("too_large", f"{url}: the reply is over {limit} bytes")
         if response.status_code >= 500:
             raise httpx.HTTPStatusError("the validator failed", request=response.request, response=response)
         if response.status_code != 200:

@@ -1,13 +1,12 @@
 """Blocks with the proof that a quorum agreed on them, in one file that anybody can check with the genesis document.
 
     "tallystick-blocks-v1\\n"
-    header: chain, first and last height, checkpoints at which the validators changed
+    header: chain, first and last height, checkpoints: those at which the validators changed, then the last one
     for each block: the block, its certificate
 
 Header and blocks are MessagePack, each after its length in 4 bytes, big-endian.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -15,15 +14,9 @@ from typing import BinaryIO, Final
 import msgspec
 
 from tallystick.canon.encoding import from_bytes, to_bytes
-from tallystick.consensus.pbft import Group, verify_certificate
-from tallystick.consensus.pbft.certificate import (
-    group_after,
-    group_of_block,
-    group_of_checkpoint,
-    height_of,
-    verify_checkpoint,
-)
+from tallystick.consensus.pbft import Group
 from tallystick.consensus.pbft.limits import MAX_BLOCK_BYTES, MAX_CERTIFICATE_BYTES
+from tallystick.consensus.pbft.trust import ChainOfTrust
 from tallystick.errors import Refused
 from tallystick.network.store import Store, StoreError
 
@@ -37,7 +30,7 @@ class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_like
     chain: str
     first: int
     last: int
-    history: tuple[bytes, ...]
+    checkpoints: tuple[bytes, ...]
 
 
 class Certified(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_like=True):
@@ -54,13 +47,22 @@ class Checked:
     validator_changes: int
 
 
-def write_export(store: Store, chain: str, out: Path) -> Header:
-    """Writes all blocks that `store` still holds. Raises `StoreError` if there are none."""
-    head = store.head()
-    first, last = store.first_height(), head.height if head else 0
+def write_export(store: Store, genesis: Group, out: Path) -> Header:
+    """Writes all blocks that `store` still holds and that its checkpoints prove.
+
+    Raises:
+        StoreError: there are none.
+    """
+    head, trust, checkpoints = store.head(), ChainOfTrust(genesis), list(store.history())
+    stable = store.checkpoint()
+    if stable is not None and stable.proof not in checkpoints[-1:]:
+        checkpoints.append(stable.proof)
+    for proof in checkpoints:
+        trust.extend(proof)
+    first, last = store.first_height(), min(head.height if head else 0, trust.proven)
     if first > last:
         raise StoreError(f"{store.path}: holds no blocks yet")
-    header = Header(chain, first, last, store.history())
+    header = Header(genesis.chain, first, last, tuple(checkpoints))
     with out.open("wb") as file:
         file.write(MAGIC)
         _write(file, to_bytes(header))
@@ -70,7 +72,7 @@ def write_export(store: Store, chain: str, out: Path) -> Header:
 
 
 def check_export(path: Path, genesis: Group) -> Checked:
-    """Checks every block of an export against the validators that its history leads to.
+    """Checks every block of an export against the validators that its checkpoints lead to.
 
     Raises:
         Refused: the first thing that does not hold.
@@ -81,30 +83,17 @@ def check_export(path: Path, genesis: Group) -> Checked:
         header: Header = from_bytes(_read(file, MAX_HEADER_BYTES), Header, limit=MAX_HEADER_BYTES, what="header")
         if header.chain != genesis.chain:
             raise Refused("wrong_chain", f"{path}: of chain {header.chain}, the genesis document is of {genesis.chain}")
-        transactions, changes = 0, list(_changes(genesis, header.history))
+        transactions, trust = 0, ChainOfTrust(genesis)
+        for proof in header.checkpoints:
+            trust.extend(proof)
         for height in range(header.first, header.last + 1):
             record = _read(file, MAX_RECORD_BYTES)
             certified: Certified = from_bytes(record, Certified, limit=MAX_RECORD_BYTES, what=f"block {height}")
-            group = [group for since, group in changes if since < height][-1]
-            block = verify_certificate(
-                group_of_block(group, certified.certificate), certified.block, certified.certificate
-            )
-            if block.height != height:
-                raise Refused("wrong_height", f"{path}: block {block.height} in the place of {height}")
+            block, _ = trust.verify_block(height, certified.block, certified.certificate)
             transactions += len(block.transactions)
         if file.read(1):
             raise Refused("malformed", f"{path}: goes on after block {header.last}")
-    return Checked(header.chain, header.first, header.last, transactions, len(header.history))
-
-
-def _changes(genesis: Group, history: tuple[bytes, ...]) -> Iterator[tuple[int, Group]]:
-    """From which height on which validators agree: each set is named by a quorum of the one before it."""
-    group = genesis
-    yield 0, group
-    for proof in history:
-        signers = group_of_checkpoint(group, proof)
-        group = group_after(signers, verify_checkpoint(signers, proof))
-        yield height_of(proof), group
+    return Checked(header.chain, header.first, header.last, transactions, trust.changes)
 
 
 def _write(file: BinaryIO, data: bytes) -> None:

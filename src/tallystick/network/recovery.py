@@ -13,10 +13,11 @@ from pathlib import Path
 from tallystick.canon.identity import load_key
 from tallystick.errors import Refused
 from tallystick.ledger.genesis import chain_id
+from tallystick.network.genesis import read_genesis
 from tallystick.network.journal import JournalError
 from tallystick.network.node import Node
 from tallystick.network.store import DamagedError, Store
-from tallystick.network.validator import CONSENSUS, GENESIS, KEY, LEDGER, read_genesis
+from tallystick.network.validator import CONSENSUS, GENESIS, KEY, LEDGER
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ def recover(home: Path) -> Recovered:
     """Sets aside what is damaged in a validator's folder, so that it can start again. Its key stays.
 
     Raises:
-        KeyFileError, StoreError, ValidatorError: the folder is not one that can be helped in this way.
+        GenesisFileError, KeyFileError, StoreError: the folder is not one that can be helped in this way.
     """
     genesis, identity = read_genesis(home / GENESIS), load_key(home / KEY).identity
     chain = chain_id(genesis)

@@ -227,9 +227,11 @@ class Store:
         """The last stable one."""
         return self._latest(CheckpointRecord)
 
-    def history(self) -> tuple[bytes, ...]:
-        """Proofs of the checkpoints that end the rule of a set of validators, in order."""
-        rows = self._db.execute("SELECT number, proof, seal FROM history ORDER BY number")
+    def history(self, start: int = 0, most: int = -1) -> tuple[bytes, ...]:
+        """Proofs of the checkpoints that end the rule of a set of validators, in order: all, or `most` from number
+        `start` on."""
+        query = "SELECT number, proof, seal FROM history WHERE number >= ? ORDER BY number LIMIT ?"
+        rows = self._db.execute(query, (start, most))
         return tuple(self._checked("history", row)[1] for row in rows)
 
     def contents(self) -> tuple[ContentRecord, ...]:

@@ -25,13 +25,14 @@ from tallystick.canon.encoding import from_json, to_json
 from tallystick.canon.identity import Key, load_key
 from tallystick.consensus.pbft import Group
 from tallystick.errors import Refused, TallystickError
-from tallystick.ledger.genesis import MAX_GENESIS_BYTES, Genesis, ValidatorInfo, chain_id, load_genesis
+from tallystick.ledger.genesis import Genesis, ValidatorInfo, chain_id
 from tallystick.ledger.transactions import Accuse, AnyBody, sign_transaction
 from tallystick.network import views
 from tallystick.network.api import Api
 from tallystick.network.auditor import Auditor
 from tallystick.network.blobs import BlobStore
 from tallystick.network.engine import PbftEngine, Shell
+from tallystick.network.genesis import first_group, read_genesis
 from tallystick.network.metrics import EngineMetrics, StatusCollector
 from tallystick.network.node import Node
 from tallystick.network.peers import Validator
@@ -49,21 +50,6 @@ MAX_CARD_BYTES: Final = 64 * 1024
 
 class ValidatorError(TallystickError):
     """The folder does not hold a validator that can run."""
-
-
-def read_genesis(path: Path) -> Genesis:
-    """A genesis document from a file.
-
-    Raises:
-        ValidatorError: there is no such file.
-        Refused: it is not a genesis document.
-    """
-    try:
-        if path.stat().st_size > MAX_GENESIS_BYTES:
-            raise Refused("too_large", f"{path}: over {MAX_GENESIS_BYTES} bytes")
-        return load_genesis(path.read_bytes())
-    except OSError as error:
-        raise ValidatorError(f"{path}: {error.strerror}; make one with `tallystick genesis`") from None
 
 
 def read_card(home: Path, genesis: Genesis, identity: str) -> ValidatorInfo:
@@ -95,7 +81,7 @@ async def run_validator(
     Raises:
         DamagedError: the folder does not hold what was written; nothing was signed.
         HaltedError: it stopped by itself, since going on could do harm.
-        ValidatorError, KeyFileError, StoreError, Refused: it cannot start; the message says what to do.
+        ValidatorError, GenesisFileError, KeyFileError, StoreError, Refused: it cannot start; the message says why.
     """
     genesis = read_genesis(home / GENESIS)
     if (home / NEXT_KEY).exists() and owner_of(home / CONSENSUS) == load_key(home / NEXT_KEY).identity:
@@ -148,11 +134,10 @@ class _Process:
         self._node: Node | None = None
         try:
             self._node = Node(genesis, home / LEDGER)
-            group = Group(self._chain, tuple(info.identity for info in genesis.validators))
             jitter = random.Random(key.identity)  # noqa: S311  # no secret: only when to dial
             shell = Shell(self._look_up, self._accuse, self._regrouped, jitter=jitter)
-            listen = read_card(home, genesis, key.identity).address
-            self._engine = PbftEngine(key, group, self._node, self._store, shell, listen=listen, metrics=self._metrics)
+            first, listen = first_group(genesis), read_card(home, genesis, key.identity).address
+            self._engine = PbftEngine(key, first, self._node, self._store, shell, listen=listen, metrics=self._metrics)
         except BaseException:
             self.close()
             raise
@@ -176,7 +161,7 @@ class _Process:
         auditor = Auditor(self._key.identity, blobs, submit)
         self.node.listen(auditor.notify)
         self._metrics.registry.register(StatusCollector(self._engine.status))
-        server = http_server(Api(self.node, self._engine, self._status, self._metrics.text))
+        server = http_server(Api(self.node, self._engine, self._status, self._metrics.text, self._store))
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._stopping.set)
         self._look_for_new_key(self._engine.group)

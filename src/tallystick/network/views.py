@@ -1,14 +1,20 @@
 """What a validator shows over HTTP, as structs that both ends share, and how they follow from the ledger's state."""
 
+from typing import Annotated, Final
+
 import msgspec
 
 from tallystick.canon.hashing import blob_name
 from tallystick.canon.quorum import quorum
+from tallystick.consensus.pbft.limits import MAX_CERTIFICATE_BYTES
+from tallystick.consensus.pbft.messages import BlockBytes, ProofBytes
 from tallystick.ledger.state import Account, Assignment, State, Task
 from tallystick.ledger.transactions import Change
 
 MAX_HISTORY = 1000
 """Most steps in one reply; ask again from where it ended."""
+MAX_PROOFS: Final = 64
+"""The same for checkpoints at which the validators changed."""
 
 
 class Failure(msgspec.Struct, frozen=True):
@@ -99,6 +105,25 @@ class Validators(msgspec.Struct, frozen=True):
     height: int
     validators: list[ValidatorView]
     proposals: list[ProposalView]
+
+
+class BlockView(msgspec.Struct, frozen=True):
+    """A block and the votes that committed it, as they were agreed on; in JSON both are Base64."""
+
+    block: BlockBytes
+    certificate: Annotated[bytes, msgspec.Meta(max_length=MAX_CERTIFICATE_BYTES)]
+
+
+class Checkpoints(msgspec.Struct, frozen=True):
+    """A page of the proofs that lead from the genesis document to those who agree now; in JSON each is Base64.
+
+    A page that is not full is the last one.
+    """
+
+    changes: Annotated[list[ProofBytes], msgspec.Meta(max_length=MAX_PROOFS)]
+    """Checkpoints at which the validators changed, in order."""
+    stable: ProofBytes
+    """The last stable checkpoint; empty before the first."""
 
 
 class AnchorView(msgspec.Struct, frozen=True):

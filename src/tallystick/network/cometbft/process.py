@@ -33,9 +33,10 @@ from tallystick.network.cometbft.ledger import CometLedger
 from tallystick.network.cometbft.metrics import comet_metrics
 from tallystick.network.cometbft.server import AbciServer, listen
 from tallystick.network.cometbft.shelf import FileShelf
+from tallystick.network.genesis import read_genesis
 from tallystick.network.node import Node
 from tallystick.network.serving import http_server, listen_http, run_until
-from tallystick.network.validator import GENESIS, KEY, LEDGER, ValidatorError, read_card, read_genesis
+from tallystick.network.validator import GENESIS, KEY, LEDGER, ValidatorError, read_card
 from tallystick.network.views import Status
 
 log = logging.getLogger(__name__)
@@ -63,7 +64,7 @@ async def run_application(home: Path, options: Options, on_ready: Callable[[Stat
     """Runs the application of folder `home` until SIGINT or SIGTERM, then stops in order.
 
     Raises:
-        ValidatorError, KeyFileError, AddressError, Refused: it cannot start; the message says what to do.
+        ValidatorError, GenesisFileError, KeyFileError, AddressError, Refused: it cannot start; the message says why.
     """
     genesis = read_genesis(home / GENESIS)
     key = load_key(home / KEY)

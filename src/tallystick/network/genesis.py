@@ -1,0 +1,32 @@
+"""The genesis document as a file, and as what consensus starts from."""
+
+from pathlib import Path
+
+from tallystick.consensus.pbft import Group
+from tallystick.errors import Refused, TallystickError
+from tallystick.ledger.genesis import MAX_GENESIS_BYTES, Genesis, chain_id, load_genesis
+
+
+class GenesisFileError(TallystickError):
+    """There is no genesis document to read."""
+
+
+def read_genesis(path: Path) -> Genesis:
+    """A genesis document from a file.
+
+    Raises:
+        GenesisFileError: it cannot be read.
+        Refused: it is not a genesis document.
+    """
+    try:
+        if path.stat().st_size > MAX_GENESIS_BYTES:
+            raise Refused("too_large", f"{path}: over {MAX_GENESIS_BYTES} bytes")
+        return load_genesis(path.read_bytes())
+    except OSError as error:
+        reason = "copy the one of the network, or make a network with `tallystick init`"
+        raise GenesisFileError(f"{path}: {error.strerror}; {reason}") from None
+
+
+def first_group(genesis: Genesis) -> Group:
+    """The validators of the first epoch, and what all must share to agree on what is valid."""
+    return Group(chain_id(genesis), tuple(info.identity for info in genesis.validators))

@@ -1,0 +1,252 @@
+"""What one validator shows convinces a client that has the genesis document; whatever it makes up does not."""
+
+import threading
+from base64 import b64encode
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import msgspec
+import pytest
+from pbft_cluster import FOUR, KEYS, block_at, certify, content_of, group_of, identities, stable_proof
+
+from tallystick.canon.hashing import blob_name
+from tallystick.consensus.pbft import Group
+from tallystick.errors import Refused, TallystickError
+from tallystick.ledger.transactions import Deposit, sign_transaction
+from tallystick.network.committed import Committed, UnprovenError, check_committed
+from tallystick.network.dial import MAX_BLOCK_REPLY_BYTES, Validators
+from tallystick.network.views import MAX_PROOFS, BlockView, Checkpoints, Failure, TransactionView
+
+LATER = FOUR.successor(4, identities([1, 2, 3, 4]))
+"""The validators after block 4: 0 has left and 4 has come."""
+CHANGE = stable_proof(FOUR, content_of(FOUR, 4, validators=(1, 2, 3, 4)), (0, 1, 2))
+STABLE = stable_proof(LATER, content_of(LATER, 8), (1, 2, 4))
+PAY = [sign_transaction(KEYS[9], FOUR.chain, nonce, Deposit(nonce)) for nonce in range(1, 25)]
+HEIGHT = 6
+
+
+def group_at(height: int) -> Group:
+    return FOUR if height <= 4 else LATER
+
+
+def certified(height: int, *transactions: bytes, by: tuple[int, ...] = (1, 2, 3), **options: Any) -> BlockView:
+    block = block_at(height, *transactions)
+    return BlockView(block, certify(options.pop("group", group_at(height)), block, by, height=height, **options))
+
+
+@dataclass
+class World:
+    """What a validator says, each part of which a test may make a lie."""
+
+    blocks: dict[int, BlockView] = field(default_factory=dict)
+    checkpoints: Callable[[int], Checkpoints] = lambda start: Checkpoints([CHANGE][start:], STABLE)
+    where: dict[str, int] = field(default_factory=dict)
+    raw: dict[str, bytes] = field(default_factory=dict)
+    """Replies to whole paths, before all else."""
+    asked: list[str] = field(default_factory=list)
+
+    def reply(self, path: str) -> tuple[int, bytes]:
+        self.asked.append(path)
+        if path in self.raw:
+            return 200, self.raw[path]
+        what, _, rest = path.removeprefix("/v1/").partition("/" if "?" not in path else "?start=")
+        if what == "transactions" and rest in self.where:
+            return 200, msgspec.json.encode(TransactionView(rest, self.where[rest], "ok", ""))
+        if what == "blocks" and int(rest) in self.blocks:
+            return 200, msgspec.json.encode(self.blocks[int(rest)])
+        if what == "history":
+            return 200, msgspec.json.encode(self.checkpoints(int(rest)))
+        code = {"transactions": "no_such_transaction", "blocks": "no_such_block"}[what]
+        return 404, msgspec.json.encode(Failure(code, f"{path}: not here"))
+
+
+@pytest.fixture
+def world() -> World:
+    """Ten blocks of two transactions; the validators changed after the fourth."""
+    world = World()
+    for height in range(1, 11):
+        pair = PAY[2 * height - 2 : 2 * height]
+        world.blocks[height] = certified(height, *pair)
+        world.where[blob_name(pair[1])] = height
+    return world
+
+
+@pytest.fixture
+def validators(world: World) -> Iterator[Validators]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            status, body = world.reply(self.path)
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            try:
+                self.wfile.write(body)
+            except ConnectionError:
+                return  # the client has read enough
+
+        def log_message(self, *arguments: Any) -> None:
+            return
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    with Validators([f"http://127.0.0.1:{server.server_address[1]}"]) as dialed:
+        yield dialed
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def name_at(height: int) -> str:
+    """The second transaction of a block."""
+    return blob_name(PAY[2 * height - 1])
+
+
+def test_one_honest_reply_is_enough(validators: Validators) -> None:
+    for height in range(1, 11):
+        group, found = group_at(height), check_committed(validators, FOUR, name_at(height))
+        assert found == Committed(
+            FOUR.chain,
+            name_at(height),
+            height,
+            2,
+            KEYS[9].identity,
+            "deposit",
+            group.epoch,
+            identities([1, 2, 3]),
+            4,
+        )
+
+
+def test_a_height_that_the_client_knows_needs_no_word_of_the_validator(validators: Validators, world: World) -> None:
+    world.where.clear()
+    assert check_committed(validators, FOUR, name_at(HEIGHT), HEIGHT).height == HEIGHT
+    with pytest.raises(UnprovenError, match="another validator"):
+        check_committed(validators, FOUR, name_at(HEIGHT))
+
+
+def test_nothing_is_fetched_beyond_what_is_needed(validators: Validators, world: World) -> None:
+    check_committed(validators, FOUR, name_at(2))
+    assert not any("history" in path for path in world.asked), "genesis says who agreed up to the first checkpoint"
+
+
+def show(height: int, view: BlockView) -> Callable[[World], None]:
+    return lambda world: world.blocks.update({height: view})
+
+
+def show_history(changes: list[bytes], stable: bytes = b"") -> Callable[[World], None]:
+    def lie(world: World) -> None:
+        world.checkpoints = lambda start: Checkpoints(changes[start:], stable)
+
+    return lie
+
+
+def reply(path: str, body: bytes) -> Callable[[World], None]:
+    return lambda world: world.raw.update({path: body})
+
+
+BLOCK, OTHER = PAY[2 * HEIGHT - 2 : 2 * HEIGHT], PAY[2 * HEIGHT]
+MINE = block_at(HEIGHT, *BLOCK)
+ANOTHER_CHAIN = Group("another", LATER.validators, LATER.epoch, 4, 4, LATER.parameters)
+NEXT_EPOCH = Group("test", LATER.validators, LATER.epoch + 1, 4, 4, LATER.parameters)
+LIES: dict[str, tuple[Callable[[World], None], str]] = {
+    "a certified block without it": (show(HEIGHT, certified(HEIGHT, OTHER)), "not_in_block"),
+    "a block that was never agreed on": (
+        show(HEIGHT, BlockView(MINE, certified(HEIGHT, OTHER).certificate)),
+        "wrong_vote",
+    ),
+    "a certified block of another height": (show(HEIGHT, certified(7, *BLOCK)), "wrong_height"),
+    "another height": (lambda world: world.where.update({name_at(HEIGHT): 7}), "not_in_block"),
+    "a height beyond all": (lambda world: world.where.update({name_at(HEIGHT): 2**62}), "not here"),
+    "a height below all": (lambda world: world.where.update({name_at(HEIGHT): -1}), "not here"),
+    "too few votes": (show(HEIGHT, certified(HEIGHT, *BLOCK, by=(1, 2))), "too_few_votes"),
+    "no votes": (show(HEIGHT, certified(HEIGHT, *BLOCK, by=())), "too_few_votes"),
+    "one vote three times": (show(HEIGHT, certified(HEIGHT, *BLOCK, by=(1, 2, 2))), "duplicate_signer"),
+    "votes of one who has left": (show(HEIGHT, certified(HEIGHT, *BLOCK, by=(0, 1, 2))), "not_a_validator"),
+    "votes of strangers": (show(HEIGHT, certified(HEIGHT, *BLOCK, by=(7, 8, 9))), "not_a_validator"),
+    "votes of another chain": (show(HEIGHT, certified(HEIGHT, *BLOCK, group=ANOTHER_CHAIN)), "bad_signature"),
+    "votes of two epochs": (
+        show(
+            HEIGHT,
+            BlockView(
+                MINE,
+                msgspec.msgpack.encode(
+                    [
+                        vote
+                        for group, by in ((LATER, (1, 2)), (NEXT_EPOCH, (3,)))
+                        for vote in msgspec.msgpack.decode(certify(group, MINE, by, height=HEIGHT))
+                    ]
+                ),
+            ),
+        ),
+        "wrong_epoch",
+    ),
+    "no history": (show_history([]), "say only up to 4"),
+    "no history beyond genesis, and a stable checkpoint": (show_history([], STABLE), "not_a_validator"),
+    "a history that begins too late": (show_history([STABLE]), "not_a_validator"),
+    "a history signed by too few": (
+        show_history([stable_proof(FOUR, content_of(FOUR, 4, validators=(7, 8, 9)), (0, 1))]),
+        "too_few_votes",
+    ),
+    "a transaction in two pieces": (reply(f"/v1/blocks/{HEIGHT}", b'{"block": "AA"'), "malformed"),
+    "a block beyond all bounds": (reply(f"/v1/blocks/{HEIGHT}", bytes(MAX_BLOCK_REPLY_BYTES + 1)), "too_large"),
+    "a certificate beyond its bound": (
+        reply(
+            f"/v1/blocks/{HEIGHT}",
+            b'{"block": "", "certificate": "' + b64encode(bytes(9000)) + b'"}',
+        ),
+        "malformed",
+    ),
+    "a page beyond its bound": (
+        reply("/v1/history?start=0", msgspec.json.encode(Checkpoints([CHANGE, *[STABLE] * MAX_PROOFS], b""))),
+        "malformed",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", LIES)
+def test_a_lie_is_refused(validators: Validators, world: World, what: str) -> None:
+    tell, reason = LIES[what]
+    tell(world)
+    with pytest.raises(TallystickError, match=reason) as caught:
+        check_committed(validators, FOUR, name_at(HEIGHT))
+    silent = reason in ("not here", "say only up to 4")
+    assert isinstance(caught.value, UnprovenError if silent else Refused)
+
+
+def test_a_history_that_goes_around_in_circles_is_left(validators: Validators, world: World) -> None:
+    show_history([CHANGE, *[STABLE] * (MAX_PROOFS - 1)])(world)
+    world.blocks[2**40] = world.blocks[HEIGHT]
+    with pytest.raises(Refused, match="not_in_order"):
+        check_committed(validators, FOUR, name_at(HEIGHT), 2**40)
+
+
+@pytest.mark.parametrize("genesis", [group_of(4, chain="another"), group_of(7)])
+def test_another_genesis_does_not_vouch_for_it(validators: Validators, genesis: Group) -> None:
+    with pytest.raises(Refused):
+        check_committed(validators, genesis, name_at(2))
+
+
+def test_a_long_history_is_read_page_by_page_and_only_as_far_as_needed(validators: Validators, world: World) -> None:
+    """Validators 0 to 3, and one of the others, in turns."""
+    proofs, group = [], FOUR
+    for height in range(4, 4 * 150, 4):
+        extra = 4 + (height // 4) % 2
+        proofs.append(stable_proof(group, content_of(group, height, validators=(0, 1, 2, 3, extra)), (0, 1, 2, 3)))
+        group = group.successor(height, identities([0, 1, 2, 3, extra]))
+        if height == 4 * 100:
+            there = group
+    world.checkpoints = lambda start: Checkpoints(proofs[start : start + MAX_PROOFS], proofs[-1])
+    world.blocks[402] = certified(402, *BLOCK, group=there, by=(0, 1, 2, 3))
+    assert check_committed(validators, FOUR, name_at(HEIGHT), 402).epoch == there.epoch
+    assert [path for path in world.asked if "history" in path] == ["/v1/history?start=0", "/v1/history?start=64"]
+    world.checkpoints = lambda start: Checkpoints(proofs[:MAX_PROOFS][start:], proofs[MAX_PROOFS - 1])
+    with pytest.raises(UnprovenError, match=f"say only up to {4 * (MAX_PROOFS + 1)} "):
+        check_committed(validators, FOUR, name_at(HEIGHT), 402)
+    world.checkpoints = lambda start: Checkpoints(proofs[start : start + MAX_PROOFS], proofs[-1])
+    world.asked.clear()
+    world.blocks[599] = certified(599, *BLOCK, group=group, by=(0, 1, 2, 3))
+    assert check_committed(validators, FOUR, name_at(HEIGHT), 599).epoch == group.epoch
+    assert len([path for path in world.asked if "history" in path]) == 3
