@@ -44,8 +44,9 @@ def test_the_demo_shows_everything_it_promises(tmp_path: Path) -> None:
         ("worker-1", "commitment_does_not_open"),
     }
     assert all(c["height"] > 0 for c in summary["caught"])
-    worker, backup, primary = summary["killed"]
-    assert worker == "worker-5" and len({backup, primary}) == 2 and "validator-" in backup and "validator-" in primary
+    worker, backup, primary = summary["killed"]  # the backup is back, and may hold the office, when the primary is killed
+    assert worker == "worker-5" and "validator-" in backup and "validator-" in primary
+    assert f"{backup} killed with SIGKILL" in run.stdout and f"{backup} started again" in run.stdout
     assert 0 < summary["failover_seconds"] < 30
     assert f"{primary}, the primary, killed with SIGKILL" in run.stdout
     assert "is primary now: blocks go on" in run.stdout
