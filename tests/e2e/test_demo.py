@@ -44,7 +44,7 @@ def test_the_demo_shows_everything_it_promises(tmp_path: Path) -> None:
         ("worker-1", "commitment_does_not_open"),
     }
     assert all(c["height"] > 0 for c in summary["caught"])
-    worker, backup, primary = summary["killed"]  # the backup is back, and may hold the office, when the primary is killed
+    worker, backup, primary = summary["killed"]  # the backup is back by then, and may be the primary that is killed
     assert worker == "worker-5" and "validator-" in backup and "validator-" in primary
     assert f"{backup} killed with SIGKILL" in run.stdout and f"{backup} started again" in run.stdout
     assert 0 < summary["failover_seconds"] < 30

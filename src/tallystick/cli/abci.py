@@ -1,6 +1,5 @@
 """`tallystick abci`: the same ledger with CometBFT as its engine."""
 
-import asyncio
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -69,6 +68,8 @@ def run(
 
     Example: tallystick abci run net/validator-0 --blobs net/blobs --listen unix:///run/tallystick/abci.sock
     """
+    import uvloop
+
     from tallystick.network import running
     from tallystick.network.cometbft.process import Options, run_application
 
@@ -86,4 +87,4 @@ def run(
         )
 
     options = Options(listen, rpc, blobs, http, snapshot_interval, retain_blocks)
-    asyncio.run(run_application(home, options, ready))
+    uvloop.run(run_application(home, options, ready))

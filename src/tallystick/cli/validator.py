@@ -1,6 +1,5 @@
 """`tallystick validator`: everything that an operator of a validator does."""
 
-import asyncio
 import gc
 import shutil
 import time
@@ -87,6 +86,8 @@ def run(
 
     Example: tallystick validator run net/validator-0 --blobs net/blobs
     """
+    import uvloop
+
     from tallystick.network import running
     from tallystick.network.engine import HaltedError
     from tallystick.network.journal import JournalError
@@ -106,7 +107,7 @@ def run(
         errors.print(f"validator {status.identity[:12]} of {status.chain}: height {status.height}, ready")
 
     try:
-        asyncio.run(run_validator(home, blobs, ready, retain=retain))
+        uvloop.run(run_validator(home, blobs, ready, retain=retain))
     except (DamagedError, JournalError) as error:
         fail(str(error), DAMAGED)
     except HaltedError as error:

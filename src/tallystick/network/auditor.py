@@ -79,7 +79,9 @@ class Auditor:
         self._thread.join()
 
     def notify(self, state: State) -> None:
-        """Hands over the newest state; states in between may be passed over."""
+        """Hands over the newest state; states in between may be passed over, and those without a task are."""
+        if not state.open_tasks and not self._tasks:
+            return  # waking a thread takes as long as a small block
         with self._news:
             self._state = state
             self._news.notify()
