@@ -17,7 +17,7 @@ from typing import Final
 from benchmarks.report import Row, middle_and_spread, progress, publish
 from tallystick.canon.identity import Key
 from tallystick.ledger.execute import Executed, execute_block
-from tallystick.ledger.genesis import Genesis, ValidatorInfo, genesis_state
+from tallystick.ledger.genesis import Agreement, Genesis, ValidatorInfo, genesis_state
 from tallystick.ledger.state import State, dump_state, load_state
 from tallystick.ledger.transactions import Batch, Transfer, open_transaction, sign_transaction
 from tallystick.network.journal import Journal
@@ -38,7 +38,7 @@ def key(*words: object) -> Key:
 
 def state_with(accounts: Sequence[str]) -> State:
     validators = tuple(ValidatorInfo(key("validator", i).identity, "v:1", "", "", 1_000) for i in range(4))
-    return genesis_state(Genesis("benchmark", 1, validators, dict.fromkeys(accounts, 10**6)))
+    return genesis_state(Genesis("benchmark", 1, Agreement(), validators, dict.fromkeys(accounts, 10**6)))
 
 
 def payments(people: Sequence[Key], sender: int, count: int) -> list[Transfer]:

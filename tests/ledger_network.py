@@ -11,7 +11,7 @@ from tallystick.canon import votes
 from tallystick.canon.identity import Key
 from tallystick.ledger.events import Event, Result
 from tallystick.ledger.execute import Executed, execute_block
-from tallystick.ledger.genesis import Genesis, ValidatorInfo, genesis_state
+from tallystick.ledger.genesis import Agreement, Genesis, ValidatorInfo, genesis_state
 from tallystick.ledger.state import MAX_VALIDATORS, Account, Assignment, Round, State, Task
 from tallystick.ledger.transactions import (
     Accuse,
@@ -68,7 +68,7 @@ def make_genesis(validators: Sequence[str] = VALIDATORS, people: Iterable[str] =
     infos = tuple(
         ValidatorInfo(key(who).identity, f"{who}.example:7000", "", "", VALIDATOR_STAKE) for who in validators
     )
-    return Genesis("test", 1_000_000, infos, {key(who).identity: RICH for who in people})
+    return Genesis("test", 1_000_000, Agreement(), infos, {key(who).identity: RICH for who in people})
 
 
 def truth(step: int, micro_batch: int) -> str:

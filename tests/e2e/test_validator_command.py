@@ -27,7 +27,8 @@ SECONDS = 60
 def net(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Net]:
     root = tmp_path_factory.mktemp("operators") / "net"
     port = min(free_ports(1)[0], 64000)
-    made = tallystick("init", str(root), "--workers", "1", "--port", str(port))
+    terms = ("--interval", "8", "--epoch-length", "32", "--window", "4")  # epochs go by quickly
+    made = tallystick("init", str(root), "--workers", "1", "--port", str(port), *terms)
     assert made.returncode == 0, made.stderr
     urls = [line.split()[-1] for line in made.stdout.splitlines() if "http://" in line]
     with Processes(root / "logs") as processes:
@@ -185,3 +186,4 @@ def test_a_damaged_folder_is_refused_and_recovered(net: Net, damage: str) -> Non
     net.wait(2)
     status = reached(net, 2, lambda status: status["height"] >= height)
     assert status["voting"] is (damage == "state")
+    reached(net, 2, lambda status: status["voting"])

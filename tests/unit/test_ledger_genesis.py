@@ -7,6 +7,7 @@ from ledger_network import RICH, VALIDATOR_STAKE, check_invariants, key, make_ge
 from tallystick.errors import Refused
 from tallystick.ledger.genesis import (
     MAX_GENESIS_BYTES,
+    Agreement,
     Genesis,
     chain_id,
     dump_genesis,
@@ -43,9 +44,10 @@ def test_the_chain_id_is_bound_to_every_byte_of_the_document() -> None:
         replace(genesis, time_ms=1),
         replace(genesis, balances={}),
         replace(genesis, validators=genesis.validators[::-1]),
+        replace(genesis, agreement=Agreement(window=7)),
     ]
     ids = [chain_id(g) for g in (genesis, *others)]
-    assert len(set(ids)) == 4 and all(chain.startswith("test-") for chain in ids)
+    assert len(set(ids)) == 5 and all(chain.startswith("test-") for chain in ids)
 
 
 def refused_genesis(genesis: Genesis) -> str:

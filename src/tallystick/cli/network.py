@@ -24,18 +24,30 @@ STOP_ON_EOF = typer.Option(
 
 def init(
     folder: Path = typer.Argument(help="New folder."),
-    validators: int = typer.Option(4, min=1, max=64, help="How many validators; 3f+1 of them bear f faulty ones."),
+    validators: int = typer.Option(4, min=1, max=31, help="How many validators; 3f+1 of them bear f faulty ones."),
     workers: int = typer.Option(3, min=0, max=1000, help="How many funded workers."),
     port: int = typer.Option(26650, min=1024, max=65000, help="First of two consecutive ports for each validator."),
+    interval: int = typer.Option(32, min=1, max=64, help="Blocks from one checkpoint to the next."),
+    epoch_length: int = typer.Option(256, min=1, help="Blocks after which the next is primary; whole intervals."),
+    window: int = typer.Option(8, min=1, help="Blocks that a primary works on at a time; at most one interval."),
 ) -> None:
     """Make keys, genesis document and blob folder of a network on this machine.
 
+    Interval, epoch length and window are agreed on for good; docs/validator.md says when to choose others.
+
     Example: tallystick init net && tallystick validator run net/validator-0 --blobs net/blobs
     """
+    from tallystick.ledger.genesis import Agreement
     from tallystick.network.local import make_network
 
-    ports = range(port, port + 2 * validators)
-    made = make_network(folder, validators=validators, workers=workers, ports=ports, now_ms=time.time_ns() // 10**6)
+    made = make_network(
+        folder,
+        validators=validators,
+        workers=workers,
+        ports=range(port, port + 2 * validators),
+        now_ms=time.time_ns() // 10**6,
+        agreement=Agreement(interval, epoch_length, window),
+    )
     for member in (*made.validators, *made.workers, made.client):
         typer.echo(f"{member.name:<14} {member.identity}  {member.url}".rstrip())
 

@@ -79,7 +79,10 @@ def init(
 def run(
     home: Path = HOME,
     blobs: str = BLOBS,
-    retain: int = typer.Option(100_000, min=160, help="Blocks kept; whoever is further behind fetches a snapshot."),
+    retain: int = typer.Option(100_000, min=0, help="Blocks kept; whoever is further behind fetches a snapshot."),
+    timeout_ms: int = typer.Option(
+        1000, "--timeout-ms", min=50, max=600_000, help="Patience with a primary before it is replaced, at first."
+    ),
     stop_on_eof: bool = STOP_ON_EOF,
 ) -> None:
     """Run a validator: agrees on blocks, re-runs contributions, attests results. Stops on SIGINT or SIGTERM.
@@ -107,7 +110,7 @@ def run(
         errors.print(f"validator {status.identity[:12]} of {status.chain}: height {status.height}, ready")
 
     try:
-        uvloop.run(run_validator(home, blobs, ready, retain=retain))
+        uvloop.run(run_validator(home, blobs, ready, retain=retain, timeout_ms=timeout_ms))
     except (DamagedError, JournalError) as error:
         fail(str(error), DAMAGED)
     except HaltedError as error:

@@ -1,4 +1,4 @@
-"""What a network starts from: its validators and the first balances, as one canonical document.
+"""What a network starts from: its validators, how they agree, and the first balances, as one canonical document.
 
 The chain id ends in a hash of the document, so a signature made for one network is worth nothing in another, even if
 somebody gives both the same name.
@@ -21,6 +21,7 @@ MAX_GENESIS_BYTES: Final = 4 * 2**20
 CHAIN_HASH_CHARACTERS: Final = 32
 """128 bits: nobody can make another document with the chain id of a given one."""
 
+Heights = Annotated[int, msgspec.Meta(ge=1, le=2**20)]
 ChainName = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9-]+\Z", min_length=1, max_length=32)]
 
 
@@ -33,10 +34,22 @@ class ValidatorInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Bonded for as long as it holds the office."""
 
 
+class Agreement(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What all validators must share to agree on what is valid (docs/consensus.md). The ledger does not look at it."""
+
+    interval: Heights = 32
+    """Between two checkpoints."""
+    epoch_length: Heights = 256
+    """After which the office of primary goes on; a multiple of `interval`."""
+    window: Heights = 8
+    """That a primary works on at a time."""
+
+
 class Genesis(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     chain: ChainName
     """A name for people; `chain_id` is the one for signatures."""
     time_ms: Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+    agreement: Agreement
     validators: Annotated[tuple[ValidatorInfo, ...], msgspec.Meta(min_length=1, max_length=MAX_VALIDATORS)]
     balances: dict[str, Amount]
 

@@ -49,6 +49,7 @@ from tallystick.consensus.pbft.io import (
     Verified,
     Verify,
 )
+from tallystick.consensus.pbft.limits import TIMEOUT_MS
 from tallystick.consensus.pbft.messages import decode_block
 from tallystick.consensus.pbft.replica import Replica
 from tallystick.consensus.port import Application, CommittedBlock
@@ -62,8 +63,6 @@ from tallystick.network.store import MANIFEST, DamagedError, Store, StoredBlock
 TICK_SECONDS: Final = 0.025
 """Between turns when nothing happens."""
 MAX_FRAMES_PER_TURN: Final = 256
-TIMEOUT_MS: Final = 1_000
-"""How long the first primary of an epoch may take for what waits before it is replaced."""
 
 
 class HaltedError(TallystickError):

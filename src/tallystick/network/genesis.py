@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tallystick.consensus.pbft import Group
+from tallystick.consensus.pbft import Group, Parameters
 from tallystick.errors import Refused, TallystickError
 from tallystick.ledger.genesis import MAX_GENESIS_BYTES, Genesis, chain_id, load_genesis
 
@@ -16,17 +16,25 @@ def read_genesis(path: Path) -> Genesis:
 
     Raises:
         GenesisFileError: it cannot be read.
-        Refused: it is not a genesis document.
+        Refused: it is not a genesis document, or not one that validators can agree under.
     """
     try:
         if path.stat().st_size > MAX_GENESIS_BYTES:
             raise Refused("too_large", f"{path}: over {MAX_GENESIS_BYTES} bytes")
-        return load_genesis(path.read_bytes())
+        genesis = load_genesis(path.read_bytes())
     except OSError as error:
         reason = "copy the one of the network, or make a network with `tallystick init`"
         raise GenesisFileError(f"{path}: {error.strerror}; {reason}") from None
+    first_group(genesis)
+    return genesis
 
 
 def first_group(genesis: Genesis) -> Group:
-    """The validators of the first epoch, and what all must share to agree on what is valid."""
-    return Group(chain_id(genesis), tuple(info.identity for info in genesis.validators))
+    """The validators of the first epoch, and what all must share to agree on what is valid.
+
+    Raises:
+        Refused: `bad_parameters` or `bad_group`.
+    """
+    agreed = genesis.agreement
+    parameters = Parameters(agreed.interval, agreed.epoch_length, agreed.window)
+    return Group(chain_id(genesis), tuple(info.identity for info in genesis.validators), parameters=parameters)

@@ -9,7 +9,8 @@ from typing import Final
 
 from tallystick.canon.identity import Key, save_key
 from tallystick.errors import TallystickError
-from tallystick.ledger.genesis import Genesis, ValidatorInfo, dump_genesis
+from tallystick.ledger.genesis import Agreement, Genesis, ValidatorInfo, dump_genesis
+from tallystick.network.genesis import first_group
 from tallystick.network.tls import make_certificate
 from tallystick.network.validator import GENESIS, KEY
 
@@ -17,6 +18,7 @@ WORKER_BALANCE: Final = 100_000
 CLIENT_BALANCE: Final = 10_000_000
 VALIDATOR_STAKE: Final = 500_000
 BLOBS: Final = "blobs"
+USUAL: Final = Agreement()
 
 
 class LocalNetworkError(TallystickError):
@@ -57,7 +59,15 @@ def free_ports(count: int) -> list[int]:
         return [int(s.getsockname()[1]) for s in sockets]
 
 
-def make_network(root: Path, *, validators: int, workers: int, ports: Sequence[int], now_ms: int) -> LocalNetwork:
+def make_network(
+    root: Path,
+    *,
+    validators: int,
+    workers: int,
+    ports: Sequence[int],
+    now_ms: int,
+    agreement: Agreement = USUAL,
+) -> LocalNetwork:
     """Creates keys and the genesis document under `root`.
 
     Args:
@@ -66,24 +76,28 @@ def make_network(root: Path, *, validators: int, workers: int, ports: Sequence[i
 
     Raises:
         LocalNetworkError: `root` holds something already.
+        Refused: validators cannot agree in such numbers or under such terms.
     """
     if root.exists() and any(root.iterdir()):
         raise LocalNetworkError(f"{root}: not empty; name a new folder")
-    nodes, infos = [], []
-    for index in range(validators):
-        key = Key.generate()
-        peer_port, http_port = ports[2 * index : 2 * index + 2]
-        url = f"http://127.0.0.1:{http_port}"
-        nodes.append(_member(root, f"validator-{index}", key, url))
-        infos.append(ValidatorInfo(key.identity, f"127.0.0.1:{peer_port}", url, make_certificate(key), VALIDATOR_STAKE))
-    others = [_member(root, f"worker-{index}", Key.generate()) for index in range(workers)]
-    client = _member(root, "client", Key.generate())
-    balances = {worker.identity: WORKER_BALANCE for worker in others} | {client.identity: CLIENT_BALANCE}
-    document = dump_genesis(Genesis("local", now_ms, tuple(infos), balances))
+    keys = [Key.generate() for _ in range(validators)]
+    urls = [f"http://127.0.0.1:{port}" for port in ports[1 : 2 * validators : 2]]
+    infos = [
+        ValidatorInfo(key.identity, f"127.0.0.1:{port}", url, make_certificate(key), VALIDATOR_STAKE)
+        for key, port, url in zip(keys, ports[: 2 * validators : 2], urls, strict=True)
+    ]
+    others, buyer = [Key.generate() for _ in range(workers)], Key.generate()
+    balances = {key.identity: WORKER_BALANCE for key in others} | {buyer.identity: CLIENT_BALANCE}
+    genesis = Genesis("local", now_ms, agreement, tuple(infos), balances)
+    first_group(genesis)  # before anything is written
+    nodes = [_member(root, f"validator-{i}", key, url) for i, (key, url) in enumerate(zip(keys, urls, strict=True))]
+    members = [_member(root, f"worker-{i}", key) for i, key in enumerate(others)]
+    client = _member(root, "client", buyer)
+    document = dump_genesis(genesis)
     for home in (root, *(node.home for node in nodes)):
         (home / GENESIS).write_bytes(document)
     (root / BLOBS).mkdir()
-    return LocalNetwork(root, tuple(nodes), tuple(others), client)
+    return LocalNetwork(root, tuple(nodes), tuple(members), client)
 
 
 def _member(root: Path, name: str, key: Key, url: str = "") -> Member:

@@ -24,6 +24,7 @@ from tallystick import __version__
 from tallystick.canon.encoding import from_json, to_json
 from tallystick.canon.identity import Key, load_key
 from tallystick.consensus.pbft import Group
+from tallystick.consensus.pbft.limits import TIMEOUT_MS, TRANSFER_GAP
 from tallystick.errors import Refused, TallystickError
 from tallystick.ledger.genesis import Genesis, ValidatorInfo, chain_id
 from tallystick.ledger.transactions import Accuse, AnyBody, sign_transaction
@@ -69,14 +70,20 @@ def read_card(home: Path, genesis: Genesis, identity: str) -> ValidatorInfo:
 
 
 async def run_validator(
-    home: Path, blobs: str, on_ready: Callable[[views.Status], None], *, retain: int = RETAIN_BLOCKS
+    home: Path,
+    blobs: str,
+    on_ready: Callable[[views.Status], None],
+    *,
+    retain: int = RETAIN_BLOCKS,
+    timeout_ms: int = TIMEOUT_MS,
 ) -> None:
     """Runs the validator of folder `home` until SIGINT or SIGTERM, then stops in order.
 
     Args:
         blobs: fsspec URL of the network's blobs.
         on_ready: called when requests are accepted.
-        retain: how many blocks are kept below the last stable checkpoint.
+        retain: how many blocks are kept below the last stable checkpoint, if consensus needs no more.
+        timeout_ms: patience with the first primary of an epoch.
 
     Raises:
         DamagedError: the folder does not hold what was written; nothing was signed.
@@ -90,7 +97,7 @@ async def run_validator(
         key = load_key(home / KEY)
         listening = listen_http(read_card(home, genesis, key.identity).url)
         try:
-            process = _Process(home, genesis, key, retain)
+            process = _Process(home, genesis, key, retain, timeout_ms)
         except sqlite3.Error as error:
             raise ValidatorError(f"{home}: {error}") from None
         try:
@@ -120,7 +127,7 @@ def _take_new_key(home: Path, genesis: Genesis) -> None:
 class _Process:
     """One life of a validator under one key."""
 
-    def __init__(self, home: Path, genesis: Genesis, key: Key, retain: int) -> None:
+    def __init__(self, home: Path, genesis: Genesis, key: Key, retain: int, timeout_ms: int) -> None:
         self._genesis, self._key, self._chain = genesis, key, chain_id(genesis)
         self._home = home
         self._known = {v.identity: Validator(v.identity, v.address, v.certificate) for v in genesis.validators}
@@ -130,6 +137,7 @@ class _Process:
         """By culprit."""
         self.key_is_old = False
         """Whether this life ended because the next key is in office."""
+        retain = max(retain, (TRANSFER_GAP + 1) * genesis.agreement.interval)
         self._store = Store(home / CONSENSUS, self._chain, key.identity, retain=retain)
         self._node: Node | None = None
         try:
@@ -137,7 +145,9 @@ class _Process:
             jitter = random.Random(key.identity)  # noqa: S311  # no secret: only when to dial
             shell = Shell(self._look_up, self._accuse, self._regrouped, jitter=jitter)
             first, listen = first_group(genesis), read_card(home, genesis, key.identity).address
-            self._engine = PbftEngine(key, first, self._node, self._store, shell, listen=listen, metrics=self._metrics)
+            self._engine = PbftEngine(
+                key, first, self._node, self._store, shell, listen=listen, timeout_ms=timeout_ms, metrics=self._metrics
+            )
         except BaseException:
             self.close()
             raise

@@ -24,7 +24,8 @@ class Parameters:
         fits = 1 <= self.window <= self.interval <= min(self.epoch_length, MAX_INTERVAL)
         if not fits or self.epoch_length % self.interval:
             reason = f"need 1 <= window <= interval <= {MAX_INTERVAL}, and epoch_length a multiple of interval"
-            raise Refused("bad_parameters", f"{self}: {reason}")
+            here = f"interval {self.interval}, epoch_length {self.epoch_length}, window {self.window}"
+            raise Refused("bad_parameters", f"{here}: {reason}")
 
 
 @dataclass(frozen=True)
