@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import msgspec
 import pytest
 from pbft_cluster import (
     FOUR,
@@ -34,7 +35,6 @@ from tallystick.consensus.pbft.io import (
     Connected,
     ContentRecord,
     Deliver,
-    Durable,
     Effect,
     EpochRecord,
     MuteRecord,
@@ -256,7 +256,7 @@ def test_a_primary_that_died_while_it_opened_its_view_opens_it_once() -> None:
 def test_a_vote_of_a_settled_height_or_a_past_epoch_is_not_taken_up() -> None:
     stale = tuple(records(STORY[1].effects, VoteRecord))
     durable = STORY[1].disk.durable()
-    reborn = Replica(STORY.genesis, KEYS[1], Durable(**(vars(durable) | {"votes": stale})))
+    reborn = Replica(STORY.genesis, KEYS[1], msgspec.structs.replace(durable, votes=stale))
     head = STORY[1].replica.height
     again = votes_in(reborn.step(Connected(KEYS[3].identity)))
     assert all(height > head for (kind, _, _, height), _ in again if kind is not Checkpoint)
@@ -311,7 +311,7 @@ def test_in_the_next_epoch_it_still_counts_votes_for_the_checkpoint_that_opened_
 def test_a_corrupt_stored_proof_is_refused_at_the_start() -> None:
     durable = STORY[1].disk.durable()
     assert durable.checkpoint
-    broken = Durable(**(vars(durable) | {"checkpoint": durable.checkpoint[:-1] + b"\0"}))
+    broken = msgspec.structs.replace(durable, checkpoint=durable.checkpoint[:-1] + b"\0")
     with pytest.raises(Refused):
         Replica(STORY.genesis, KEYS[1], broken)
 

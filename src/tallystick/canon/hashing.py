@@ -1,5 +1,6 @@
 """SHA-256 with domain separation: the same bytes in two roles never have the same name."""
 
+import functools
 import hashlib
 from typing import Final
 
@@ -12,11 +13,16 @@ def digest(domain: str, *parts: bytes) -> bytes:
     The domain and each part are prefixed with their length (8 bytes, big-endian), so that no two different lists
     of parts give one input: `digest("x", b"ab", b"c") != digest("x", b"a", b"bc")`.
     """
-    state = hashlib.sha256()
-    for part in (domain.encode(), *parts):
-        state.update(len(part).to_bytes(8, "big"))
-        state.update(part)
-    return state.digest()
+    prefixed = [_prefixed(domain)]
+    for part in parts:
+        prefixed += len(part).to_bytes(8, "big"), part
+    return hashlib.sha256(b"".join(prefixed)).digest()
+
+
+@functools.lru_cache(256)
+def _prefixed(domain: str) -> bytes:
+    encoded = domain.encode()
+    return len(encoded).to_bytes(8, "big") + encoded
 
 
 def blob_name(data: bytes) -> str:

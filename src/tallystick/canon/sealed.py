@@ -7,7 +7,7 @@ signature for one purpose says nothing for another. The signature is checked on 
 parses the payload, and those bytes are what is hashed and stored: nothing is re-encoded to be checked.
 """
 
-from dataclasses import dataclass
+import msgspec
 
 from tallystick.canon.hashing import digest
 from tallystick.canon.identity import IDENTITY_BYTES, SIGNATURE_BYTES, Key, verifies
@@ -16,8 +16,7 @@ from tallystick.errors import Refused
 HEADER_BYTES = IDENTITY_BYTES + SIGNATURE_BYTES
 
 
-@dataclass(frozen=True)
-class Opened:
+class Opened(msgspec.Struct, frozen=True):
     """What a checked envelope holds: who signed, and what."""
 
     sender: str

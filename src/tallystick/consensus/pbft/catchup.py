@@ -77,17 +77,14 @@ def _ask_next(state: State) -> None:
     """Asks the next peer, in turn, that claims a height above ours."""
     if state.fetch is not None or state.inbound or state.transfer is not None or state.halted:
         return
+    height = state.head.height
+    if all(peer.height <= height for peer in state.peers.values()):
+        return
     order = sorted(state.peers)
     after = order.index(state.last_asked) + 1 if state.last_asked in state.peers else 0
-    ahead = [peer for peer in order[after:] + order[:after] if state.peers[peer].height > state.head.height]
-    if not ahead:
-        return
-    peer, first = ahead[0], state.head.height + 1
-    last = min(
-        state.peers[peer].height,
-        state.head.height + MAX_BLOCKS_PER_ANSWER,
-        state.group.checkpoint_after(state.head.height),
-    )
+    ahead = [peer for peer in order[after:] + order[:after] if state.peers[peer].height > height]
+    peer, first = ahead[0], height + 1
+    last = min(state.peers[peer].height, height + MAX_BLOCKS_PER_ANSWER, state.group.checkpoint_after(height))
     state.fetch = Fetching(peer, first, last, state.clock.elapsed_ms + fetch_timeout_ms(state.fetch_timeouts))
     state.last_asked = peer
     state.send(peer, Fetch(state.group.epoch, first, last))

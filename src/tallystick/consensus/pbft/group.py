@@ -1,5 +1,6 @@
 """Who takes part in one epoch, how many of them make a quorum, and when the next epoch begins."""
 
+import functools
 from dataclasses import dataclass
 
 from tallystick.canon.hashing import digest
@@ -55,12 +56,12 @@ class Group:
         for validator in self.validators:
             parse_identity(validator, "validator")
 
-    @property
+    @functools.cached_property
     def quorum(self) -> int:
         """Votes that decide; any two sets of this size share an honest member."""
         return quorum(len(self.validators))
 
-    @property
+    @functools.cached_property
     def faults(self) -> int:
         """How many may be faulty; one voice more includes an honest one."""
         return faults(len(self.validators))

@@ -11,8 +11,9 @@ A node keeps at least `TRANSFER_GAP + 1` checkpoint intervals of blocks below it
 of its last two stable checkpoints, for those who trail. There is one `Deliver` at a time: the next follows `Executed`.
 """
 
-from dataclasses import dataclass
 from enum import StrEnum
+
+import msgspec
 
 from tallystick.consensus.pbft.group import Group
 from tallystick.consensus.port import CommittedBlock
@@ -27,8 +28,7 @@ class Phase(StrEnum):
 # ---- what must survive a crash
 
 
-@dataclass(frozen=True)
-class VoteRecord:
+class VoteRecord(msgspec.Struct, frozen=True):
     """A vote we gave. Once it may have left, we never give another for the same epoch, view, height and phase.
 
     The same vote may come again, with the block that was missing the first time or after a restart; a shell replaces
@@ -47,8 +47,7 @@ class VoteRecord:
     """With a commit: the prepare certificate, which a view change will have to show."""
 
 
-@dataclass(frozen=True)
-class ViewRecord:
+class ViewRecord(msgspec.Struct, frozen=True):
     """We left all views below this one; the last record counts."""
 
     epoch: int
@@ -59,8 +58,7 @@ class ViewRecord:
     """The sealed message that opened the view; empty while we wait for it."""
 
 
-@dataclass(frozen=True)
-class CheckpointRecord:
+class CheckpointRecord(msgspec.Struct, frozen=True):
     """A stable checkpoint. The shell keeps the last one, and each that `ends` the rule of a set of validators."""
 
     epoch: int
@@ -71,8 +69,7 @@ class CheckpointRecord:
     """Whether other validators follow: newcomers need every such checkpoint, in order, to know whom to believe."""
 
 
-@dataclass(frozen=True)
-class EpochRecord:
+class EpochRecord(msgspec.Struct, frozen=True):
     """We entered an epoch: its first height is `start` + 1. The last two records count."""
 
     epoch: int
@@ -82,16 +79,14 @@ class EpochRecord:
     validators: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class MuteRecord:
+class MuteRecord(msgspec.Struct, frozen=True):
     """The disk lost what this validator may have signed. It follows, and votes again from epoch `until` on: no epoch
     that its lost signatures can name. `until` is 0 while a quorum has not said yet which epoch it is."""
 
     until: int = 0
 
 
-@dataclass(frozen=True)
-class ContentRecord:
+class ContentRecord(msgspec.Struct, frozen=True):
     """What we got by executing to a checkpoint. A shell forgets it when a `CheckpointRecord` covers it."""
 
     height: int
@@ -102,8 +97,7 @@ class ContentRecord:
 Record = VoteRecord | ViewRecord | ContentRecord | CheckpointRecord | EpochRecord | MuteRecord
 
 
-@dataclass(frozen=True)
-class Head:
+class Head(msgspec.Struct, frozen=True):
     """Where the delivered chain ends."""
 
     height: int
@@ -112,8 +106,7 @@ class Head:
     time_ms: int
 
 
-@dataclass(frozen=True)
-class Certified:
+class Certified(msgspec.Struct, frozen=True):
     """A delivered block above the last stable checkpoint, which a view change may have to prove."""
 
     height: int
@@ -122,8 +115,7 @@ class Certified:
     certificate: bytes
 
 
-@dataclass(frozen=True)
-class Transfer:
+class Transfer(msgspec.Struct, frozen=True):
     """A state transfer that was under way, and which chunks are here."""
 
     proofs: tuple[bytes, ...]
@@ -131,8 +123,7 @@ class Transfer:
     chunks: tuple[int, ...]
 
 
-@dataclass(frozen=True)
-class Outcome:
+class Outcome(msgspec.Struct, frozen=True):
     """What executing up to a checkpoint gave."""
 
     root: bytes
@@ -141,8 +132,7 @@ class Outcome:
     """Who should agree on the blocks after it."""
 
 
-@dataclass(frozen=True)
-class Durable:
+class Durable(msgspec.Struct, frozen=True):
     """What a replica starts from: what its disk holds. All empty for a new one, which then starts at genesis."""
 
     head: Head | None = None
@@ -172,30 +162,26 @@ class Durable:
 # ---- events
 
 
-@dataclass(frozen=True)
-class Received:
+class Received(msgspec.Struct, frozen=True):
     """A frame came over the channel of `peer`, whose identity the channel has proven."""
 
     peer: str
     frame: bytes
 
 
-@dataclass(frozen=True)
-class Connected:
+class Connected(msgspec.Struct, frozen=True):
     """A channel to `peer` is open (again)."""
 
     peer: str
 
 
-@dataclass(frozen=True)
-class Submitted:
+class Submitted(msgspec.Struct, frozen=True):
     """A client's transaction that the application admits. Its step raises `Refused` if there is no room."""
 
     transaction: bytes
 
 
-@dataclass(frozen=True)
-class Examined:
+class Examined(msgspec.Struct, frozen=True):
     """The application's word on the transactions of an `Examine`."""
 
     accepted: tuple[bytes, ...]
@@ -205,8 +191,7 @@ class Examined:
     """As in that `Examine`."""
 
 
-@dataclass(frozen=True)
-class Verified:
+class Verified(msgspec.Struct, frozen=True):
     """The application's word on the transactions of a `Verify`."""
 
     digest: bytes
@@ -214,8 +199,7 @@ class Verified:
     """The reason code of the first transaction that no honest validator would let pass; empty if all may."""
 
 
-@dataclass(frozen=True)
-class Executed:
+class Executed(msgspec.Struct, frozen=True):
     """The application has executed up to `height`."""
 
     height: int
@@ -226,24 +210,21 @@ class Executed:
     """If that `Deliver` was a checkpoint."""
 
 
-@dataclass(frozen=True)
-class Restored:
+class Restored(msgspec.Struct, frozen=True):
     """The application now holds the snapshot of a `Restore`."""
 
     height: int
     deadline_ms: int | None
 
 
-@dataclass(frozen=True)
-class BlocksRead:
+class BlocksRead(msgspec.Struct, frozen=True):
     """Stored blocks that `ReadBlocks` asked for, as (encoded block, certificate). None if the first is not there."""
 
     peer: str
     blocks: tuple[tuple[bytes, bytes], ...]
 
 
-@dataclass(frozen=True)
-class ChunkRead:
+class ChunkRead(msgspec.Struct, frozen=True):
     """A part of a snapshot that `ReadChunk` asked for."""
 
     peer: str
@@ -254,8 +235,7 @@ class ChunkRead:
     data: bytes
 
 
-@dataclass(frozen=True)
-class Tick:
+class Tick(msgspec.Struct, frozen=True):
     now_ms: int
     """Wall clock, milliseconds since the Unix epoch; only proposals' times come from it."""
     elapsed_ms: int
@@ -268,26 +248,22 @@ Event = Received | Connected | Submitted | Examined | Verified | Executed | Rest
 # ---- effects
 
 
-@dataclass(frozen=True)
-class Persist:
+class Persist(msgspec.Struct, frozen=True):
     record: Record
 
 
-@dataclass(frozen=True)
-class Send:
+class Send(msgspec.Struct, frozen=True):
     peer: str
     frame: bytes
 
 
-@dataclass(frozen=True)
-class Broadcast:
+class Broadcast(msgspec.Struct, frozen=True):
     """To every other validator of the epoch, and to those of the one before who may still need it."""
 
     frame: bytes
 
 
-@dataclass(frozen=True)
-class Deliver:
+class Deliver(msgspec.Struct, frozen=True):
     """Store `encoded` with the certificate, then execute `block`."""
 
     block: CommittedBlock
@@ -296,8 +272,7 @@ class Deliver:
     """Whether `Executed` must bring an `Outcome`, and the snapshot be kept until a later checkpoint is stable."""
 
 
-@dataclass(frozen=True)
-class Examine:
+class Examine(msgspec.Struct, frozen=True):
     """Ask the application whether it admits these."""
 
     transactions: tuple[bytes, ...]
@@ -305,8 +280,7 @@ class Examine:
     """True if they have waited here for long, false if a peer has just forwarded them."""
 
 
-@dataclass(frozen=True)
-class Verify:
+class Verify(msgspec.Struct, frozen=True):
     """Ask the application whether every honest validator would let these pass, whatever its state (`check`)."""
 
     digest: bytes
@@ -314,8 +288,7 @@ class Verify:
     transactions: tuple[bytes, ...]
 
 
-@dataclass(frozen=True)
-class ReadBlocks:
+class ReadBlocks(msgspec.Struct, frozen=True):
     """Read stored blocks `first` to `last` for `peer`, stopping before their sizes together pass `max_bytes`."""
 
     peer: str
@@ -324,8 +297,7 @@ class ReadBlocks:
     max_bytes: int
 
 
-@dataclass(frozen=True)
-class ReadChunk:
+class ReadChunk(msgspec.Struct, frozen=True):
     """Read a chunk of the snapshot at the stable checkpoint `height` for `peer`."""
 
     peer: str
@@ -333,8 +305,7 @@ class ReadChunk:
     index: int
 
 
-@dataclass(frozen=True)
-class StartTransfer:
+class StartTransfer(msgspec.Struct, frozen=True):
     """Forget what an earlier transfer saved, and keep this one's proofs and manifest."""
 
     proofs: tuple[bytes, ...]
@@ -342,16 +313,14 @@ class StartTransfer:
     manifest: bytes
 
 
-@dataclass(frozen=True)
-class SaveChunk:
+class SaveChunk(msgspec.Struct, frozen=True):
     """Keep a checked chunk of the transfer that was started last, so that a restart does not fetch it again."""
 
     index: int
     data: bytes
 
 
-@dataclass(frozen=True)
-class Restore:
+class Restore(msgspec.Struct, frozen=True):
     """All chunks are here: the application takes the snapshot, and the chain continues from `head`. Blocks between
     what was stored before and `head` will be missing here; the stored head is `head` from now on."""
 
@@ -361,15 +330,13 @@ class Restore:
     history: tuple[bytes, ...]
 
 
-@dataclass(frozen=True)
-class Regroup:
+class Regroup(msgspec.Struct, frozen=True):
     """An epoch begins: keep channels to these validators, and to those of the one before until the next one."""
 
     group: Group
 
 
-@dataclass(frozen=True)
-class Accuse:
+class Accuse(msgspec.Struct, frozen=True):
     """Two sealed votes of one validator that exclude each other: a case for the ledger."""
 
     culprit: str
@@ -377,8 +344,7 @@ class Accuse:
     second: bytes
 
 
-@dataclass(frozen=True)
-class Halt:
+class Halt(msgspec.Struct, frozen=True):
     """This node's state is not what a quorum agreed on, or it was told so by itself: it must stop, loudly."""
 
     reason: str

@@ -50,8 +50,8 @@ def propose_if_due(state: State) -> None:
 
 
 def _propose_one(state: State) -> bool:
-    taken = (height for height, instance in state.instances.items() if instance.accepted is not None)
-    height = max([state.head.height, *taken, *state.required]) + 1
+    taken = [height for height, instance in state.instances.items() if instance.accepted is not None]
+    height = max(state.head.height, *taken, *state.required, 0) + 1
     last = min(state.head.height + state.group.parameters.window, state.horizon, state.high)
     if not state.base < height <= last:
         return False
@@ -194,6 +194,8 @@ def deliver_next(state: State) -> None:
     instance = state.instances.get(state.head.height + 1)
     if instance is None or instance.accepted is None or state.executed != state.head.height or state.halted:
         return
+    if len(instance.commits) < state.group.quorum:
+        return
     accepted = instance.accepted
     commits = [ballot.sealed for ballot in instance.commits.values() if ballot.digest == accepted.digest]
     if len(commits) >= state.group.quorum:
@@ -252,8 +254,10 @@ def _all_known(state: State, digest: bytes, block: Block) -> bool:
 def _commit_if_prepared(state: State, instance: Instance, digest: bytes) -> None:
     if Phase.COMMIT in instance.said or instance.pre_prepare is None or not (state.active and state.votes_here):
         return
+    if instance.pre_prepare.digest != digest or 1 + len(instance.prepares) < state.group.quorum:
+        return
     prepares = [ballot.sealed for ballot in instance.prepares.values() if ballot.digest == digest]
-    if instance.pre_prepare.digest != digest or 1 + len(prepares) < state.group.quorum:
+    if 1 + len(prepares) < state.group.quorum:
         return
     votes = [instance.pre_prepare.sealed, *prepares[: state.group.quorum - 1]]
     state.prepared[instance.height] = Claim(instance.height, state.view, digest, votes)

@@ -78,7 +78,8 @@ class Replica:
             forwarding.submit(state, event.transaction)
         else:
             self._count_refusals(event)
-        self._hear_what_was_held()
+        if state.replay:
+            self._hear_what_was_held()
         effects, state.effects = state.effects, []
         return effects
 
@@ -169,10 +170,6 @@ class Replica:
 
     # ---- events
 
-    @property
-    def _place(self) -> tuple[int, int, bool]:
-        return self._state.group.epoch, self._state.view, self._state.active
-
     def _count_refusals(self, event: Event) -> None:
         try:
             self._handle(event)
@@ -213,11 +210,11 @@ class Replica:
         # bring them.
         if sender != peer and not isinstance(message, NewView | PrePrepare):
             raise Refused("wrong_channel", f"{peer[:12]}'s channel brought a message of {sender[:12]}")
-        place, stable = self._place, state.stable
+        group, view, active, stable = state.group, state.view, state.active, state.stable
         try:
             _dispatch(state, sender, message, frame)
         finally:
-            if place != self._place:
+            if (group, view, active) != (state.group, state.view, state.active):
                 self._release_held()
         if stable != state.stable:
             normal.consider_all(state)  # the end of the epoch may have waited for this
@@ -259,16 +256,18 @@ class Replica:
                 peer.answers = 0
         if state.executed != state.head.height:
             return
-        place = self._place
+        group, view, active = state.group, state.view, state.active
         if first:
             normal.consider_all(state)
         normal.propose_if_due(state)
         views.on_tick(state)
         forwarding.recheck_if_due(state)
-        forwarding.flush(state)
+        if state.outbox:
+            forwarding.flush(state)
         catchup.fetch_if_behind(state)
-        transfer.on_tick(state)
-        if place != self._place:
+        if state.transfer is not None:
+            transfer.on_tick(state)
+        if (group, view, active) != (state.group, state.view, state.active):
             self._release_held()
         if clock.elapsed_ms >= clock.status_ms:
             clock.status_ms = clock.elapsed_ms + STATUS_MS

@@ -5,9 +5,12 @@ The parts are neighbors over this state: `normal` (three-phase agreement), `chec
 Each changes it only in a step of `Replica`. What a restart needs is in `io.Durable`; all else may be lost without harm.
 """
 
+import functools
 from collections import Counter, deque
 from dataclasses import dataclass, field
 from typing import Final
+
+import msgspec
 
 from tallystick.canon.identity import Key
 from tallystick.canon.votes import Message
@@ -42,16 +45,14 @@ HELD: Final = "held"
 """The code of what is not refused, only kept for later."""
 
 
-@dataclass(frozen=True)
-class Ballot:
+class Ballot(msgspec.Struct, frozen=True):
     """A vote as it came: what it names, and the sealed bytes that prove it."""
 
     digest: bytes
     sealed: bytes
 
 
-@dataclass(frozen=True)
-class Accepted:
+class Accepted(msgspec.Struct, frozen=True):
     """The one proposal that this replica stands behind in an instance."""
 
     digest: bytes
@@ -246,7 +247,7 @@ class State:
     """Frames that were held for the view or epoch that we have entered since."""
     halted: bool = False
 
-    @property
+    @functools.cached_property
     def me(self) -> str:
         return self.key.identity
 
@@ -296,8 +297,11 @@ class State:
         return self.peers.setdefault(identity, Peer())
 
     def instance(self, height: int) -> Instance:
-        assert self.head.height < height <= self.high, f"no instance at {height}, head {self.head.height}"
-        return self.instances.setdefault(height, Instance(height))
+        found = self.instances.get(height)
+        if found is None:
+            assert self.head.height < height <= self.high, f"no instance at {height}, head {self.head.height}"
+            found = self.instances[height] = Instance(height)
+        return found
 
     def do(self, effect: Effect) -> None:
         self.effects.append(effect)

@@ -32,6 +32,11 @@ def tag_of(frame: bytes) -> str:
     return frame[start + 1 : start + 1 + length].decode("ascii", "replace")
 
 
+def is_view_change(frame: bytes) -> bool:
+    """Whether `tag_of` says so, for those who look at every frame."""
+    return frame.startswith(b"view_change", HEADER_BYTES + 2)
+
+
 def resealed(node: "Node", payload: Any) -> bytes:
     return seal(node.key, vote_domain(node.cluster.genesis.chain), msgspec.msgpack.encode(payload))
 

@@ -150,11 +150,11 @@ class Cluster:
             node.connected(other.key.identity)
 
     def _arrive(self, source: int, target: int, frame: bytes) -> None:
-        node, sender = self.nodes[target], self.nodes[source]
-        if not node.up or (node.reach is not None and source not in node.reach):
+        node, sender, world = self.nodes[target], self.nodes[source], self.world
+        if node.replica is None or (node.reach is not None and source not in node.reach):
             return
-        self.world.trace(self.world.now.to_bytes(4, "big"), bytes((source, target)), frame)
-        if self.world.story is not None:
+        world.trace(world.now.to_bytes(4, "big") + bytes((source, target)) + frame)
+        if world.story is not None:
             self.watch.heard(sender, node, frame)
         node.receive(sender.key.identity, frame)
 

@@ -331,9 +331,10 @@ class Watch:
         replica = node.replica
         assert replica is not None
         members = 2 * max(len(group.validators) for group in self.groups.values())
-        for what, bound in bounds(members, replica.load["peers"], self.cluster.genesis.span).items():
-            if replica.load[what] > bound:
-                raise Violation(10, f"{node.name} holds {replica.load[what]} {what}, more than {bound}")
+        load = replica.load
+        for what, bound in bounds(members, load["peers"], self.cluster.genesis.span).items():
+            if load[what] > bound:
+                raise Violation(10, f"{node.name} holds {load[what]} {what}, more than {bound}")
 
     def _11_replies(self, client: "Client", reply: Reply) -> None:
         truth = self.log.get((reply.client, reply.number))

@@ -5,7 +5,7 @@ and sends then, or commits and sends one effect at a time; it dies with any pref
 of its messages sent.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -45,7 +45,7 @@ from tallystick.consensus.pbft.io import (
 from tallystick.consensus.pbft.replica import Replica
 from tallystick.errors import Refused
 from tallystick.lab.consensus.application import Application
-from tallystick.lab.consensus.byzantine import tag_of
+from tallystick.lab.consensus.byzantine import is_view_change
 from tallystick.lab.consensus.disk import Disk, DiskFull, Kept, Row, Taken
 from tallystick.lab.consensus.world import Violation
 
@@ -98,6 +98,8 @@ class Node:
         """Nodes that it talks with; None is all."""
         self.tamper: Callable[[Node, int, bytes], list[tuple[int, bytes]]] | None = None
         """What a faulty node does to each frame on its way to one peer: what to send instead, and how late."""
+        self._audience: tuple[tuple[Group, ...], list[int]] = ((), [])
+        """Nodes that a broadcast goes to, and for which groups that was worked out."""
         self.starts = 0
         self.cause: Event | None = None
         """What it is working on."""
@@ -186,16 +188,17 @@ class Node:
             self.cluster.world.later(ms, self._finish, self.starts)
 
     def _beat(self, life: int) -> None:
-        if life != self.starts or not self.up:
+        if life != self.starts or self.replica is None:
             return
-        if not self._busy and self.cluster.world.now - self._ticked >= self.habits.tick_ms:
+        world, tick_ms = self.cluster.world, self.habits.tick_ms
+        if not self._busy and world.now - self._ticked >= tick_ms:
             self._work()
-        self.cluster.world.later(self.habits.tick_ms, self._beat, life)
+        world.later(tick_ms, self._beat, life)
 
     # ---- what comes in
 
     def receive(self, peer: str, frame: bytes) -> None:
-        if self.up and tag_of(frame) == "view_change":
+        if self.replica is not None and is_view_change(frame):
             self.cluster.watch.told_to_leave(self, peer, frame)
         self._take(Received(peer, frame))
 
@@ -210,7 +213,7 @@ class Node:
         self._take(Submitted(transaction))
 
     def _take(self, event: Event) -> None:
-        if not self.up:
+        if self.replica is None:
             return
         self._inbox.append(event)
         if not self._busy and len(self._inbox) == 1:
@@ -256,14 +259,16 @@ class Node:
         self._hear(life)
 
     def _hear(self, life: int) -> None:
-        if self._inbox and not self._busy and life == self.starts and self.up:
+        if self._inbox and not self._busy and life == self.starts and self.replica is not None:
             self._work()
 
     def _flush(self) -> None:
-        self.disk.sync()
-        outbox, self._outbox = self._outbox, []
-        for peer, frame in outbox:
-            self._transmit(peer, frame)
+        if self.disk.staged:
+            self.disk.sync()
+        if self._outbox:
+            outbox, self._outbox = self._outbox, []
+            for peer, frame in outbox:
+                self._transmit(peer, frame)
         if self._acted:
             self._acted = False
             self.cluster.watch.settled(self)
@@ -345,22 +350,28 @@ class Node:
 
     def _transmit(self, peer: str, frame: bytes) -> None:
         """To one peer; or to everybody, if `peer` is empty."""
-        cluster = self.cluster
+        cluster, index, tamper = self.cluster, self.index, self.tamper
         if self.honest:
             cluster.watch.sent(self, frame)
-        for identity in (peer,) if peer else self._peers():
-            for target in cluster.indices.get(identity, ()):
-                if self.reach is not None and target not in self.reach:
-                    continue
-                if self.tamper is None:
-                    cluster.network.send(self.index, target, frame)
-                    continue
-                for delay_ms, changed in self.tamper(self, target, frame):
-                    cluster.world.later(delay_ms, cluster.network.send, self.index, target, changed)
+        send = cluster.network.send
+        for target in self._nodes_of((peer,)) if peer else self._everybody():
+            if tamper is None:
+                send(index, target, frame)
+                continue
+            for delay_ms, changed in tamper(self, target, frame):
+                cluster.world.later(delay_ms, send, index, target, changed)
 
-    def _peers(self) -> list[str]:
-        me = self.key.identity
-        return list(dict.fromkeys(v for group in self.groups for v in group.validators if v != me))
+    def _everybody(self) -> list[int]:
+        """The nodes of its peers; asked for with every broadcast."""
+        if self._audience[0] is not self.groups:
+            me = self.key.identity
+            peers = dict.fromkeys(v for group in self.groups for v in group.validators if v != me)
+            self._audience = self.groups, self._nodes_of(peers)
+        return self._audience[1]
+
+    def _nodes_of(self, identities: Iterable[str]) -> list[int]:
+        targets = [i for identity in identities for i in self.cluster.indices.get(identity, ())]
+        return targets if self.reach is None else [i for i in targets if i in self.reach]
 
     def _deliver(self, effect: Deliver) -> Event:
         block = effect.block

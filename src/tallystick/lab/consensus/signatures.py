@@ -25,12 +25,6 @@ class FastKey(Key):
 
     def __init__(self, seed: bytes) -> None:
         super().__init__(SigningKey(seed))
-        object.__setattr__(self, "_identity", super().identity)
-
-    @property
-    def identity(self) -> str:
-        name: str = self.__dict__["_identity"]
-        return name
 
     def sign(self, message: bytes) -> bytes:
         return _keyed(self.identity, message)
@@ -56,20 +50,21 @@ def chain_of(*, real: bool) -> str:
     return "lab-ed25519" if real else "lab"
 
 
-_opened: dict[tuple[str, bytes], tuple[str, OnChannel]] = {}
-MOST_OPENED: Final = 4096
+_opened: dict[bytes, tuple[str, OnChannel]] = {}
+"""The messages of one run, by frame."""
+MOST_OPENED: Final = 32_768
 EARLY_FRAMES: Final = 48
 """Few enough that a short flood fills them."""
 
 
 def _open_once(group: Group, data: bytes) -> tuple[str, OnChannel]:
-    """What `open_message` says, which depends on nothing but chain and bytes: all replicas are in this process, and
-    one frame goes to all of them."""
-    known = _opened.get((group.chain, data))
+    """What `open_message` says, which depends on nothing but chain and bytes: all replicas of the one chain are in this
+    process, and one frame goes to all of them."""
+    known = _opened.get(data)
     if known is None:
         if len(_opened) >= MOST_OPENED:
             _opened.clear()
-        known = _opened[group.chain, data] = open_message(group, data)
+        known = _opened[data] = open_message(group, data)
     return known
 
 
@@ -95,6 +90,7 @@ def laboratory(*, real: bool, chunk_bytes: int, block_requests: int) -> Iterator
     ]
     if not real:
         settings.append((sealed, "verifies", _verifies))
+    _opened.clear()
     with ExitStack() as stack:
         for module, name, value in settings:
             stack.enter_context(patch.object(module, name, value))

@@ -27,6 +27,8 @@ class World:
         self._heap: list[tuple[int, int, Callable[..., None], tuple[Any, ...]]] = []
         self._order = 0
         self._trace = blake2b(digest_size=16)
+        self.trace: Callable[[bytes], None] = self._trace.update
+        """Takes part in the hash that names this run."""
 
     def random(self, concern: str) -> Random:
         """Each concern draws from its own stream, so that one more draw here changes nothing there."""
@@ -53,11 +55,6 @@ class World:
             action(*args)
         self.now = until_ms
         return done is not None and done()
-
-    def trace(self, *parts: bytes) -> None:
-        """Takes part in the hash that names this run."""
-        for part in parts:
-            self._trace.update(part)
 
     @property
     def trace_hash(self) -> str:
