@@ -24,7 +24,7 @@ def result() -> Result:
 
 
 def test_five_hundred_seeds_hold_every_invariant(result: Result) -> None:
-    assert [(verdict.seed, verdict.failure, again(verdict.seed)) for verdict in result.failed] == []
+    assert [(verdict.seed, verdict.failure, again(verdict)) for verdict in result.failed] == []
 
 
 def test_the_campaign_really_does_all_these_things_to_the_cluster(result: Result) -> None:
@@ -82,5 +82,5 @@ def test_a_failing_seed_fails_the_campaign_and_names_its_command() -> None:
         failed = campaign(Seeds(0, 9), jobs=1, n=4, told=lambda verdict: None)
     assert not failed.passed
     first = failed.report()["failed"][0]
-    assert first["again"] == f"tallystick lab consensus --seeds {first['seed']}..{first['seed']} --transcript"
+    assert first["again"] == f"tallystick lab consensus --seeds {first['seed']}..{first['seed']} --n 4 --transcript"
     assert first["invariant"] in {7, 9}

@@ -115,4 +115,4 @@ def _verdict_line(verdict: "Verdict") -> str:
 
     if verdict.passed:
         return f"seed {verdict.seed} (n = {verdict.n}) passed: {verdict.blocks} blocks, trace {verdict.trace}"
-    return f"seed {verdict.seed} (n = {verdict.n}) FAILED: {verdict.failure}\n  again: {again(verdict.seed)}"
+    return f"seed {verdict.seed} (n = {verdict.n}) FAILED: {verdict.failure}\n  again: {again(verdict)}"

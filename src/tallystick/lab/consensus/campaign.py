@@ -114,7 +114,7 @@ class Result:
             "jobs": self.jobs,
             "seconds": round(self.seconds, 1),
             "failed": [
-                {"seed": v.seed, "n": v.n, "invariant": v.invariant, "failure": v.failure, "again": again(v.seed)}
+                {"seed": v.seed, "n": v.n, "invariant": v.invariant, "failure": v.failure, "again": again(v)}
                 for v in sorted(self.failed, key=lambda verdict: verdict.seed)
             ],
             "by_n": {str(n): {k: round(v, 1) for k, v in self._sizes[n].items()} for n in sorted(self._sizes)},
@@ -126,9 +126,9 @@ class Result:
 _SUMS: Final = ("seconds", "events", "blocks", "epochs", "views", "crashes", "transfers", "accused")
 
 
-def again(seed: int) -> str:
-    """The command that shows a run."""
-    return f"tallystick lab consensus --seeds {seed}..{seed} --transcript"
+def again(verdict: Verdict) -> str:
+    """The command that shows a run, also one whose size the seed did not draw."""
+    return f"tallystick lab consensus --seeds {verdict.seed}..{verdict.seed} --n {verdict.n} --transcript"
 
 
 def code_digest() -> str:
