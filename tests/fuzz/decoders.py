@@ -27,6 +27,7 @@ with atheris.instrument_imports(include=["tallystick", "msgspec", "safetensors"]
     from tallystick.ledger.genesis import load_genesis
     from tallystick.ledger.state import load_state
     from tallystick.ledger.transactions import open_transaction
+    from tallystick.network.disputes import wire
     from tallystick.program.graph import decode_program
     from tallystick.program.spec import decode_spec, encode_spec
     from tallystick.program.tensors import from_blob, to_blob
@@ -34,6 +35,7 @@ with atheris.instrument_imports(include=["tallystick", "msgspec", "safetensors"]
     from tallystick.proof import commitment, manifest
     from tallystick.proof.attestation import open_envelope
     from tallystick.proof.dispute import messages
+    from tallystick.proof.dispute.record import agreed_from, moves_from
     from tallystick.proof.segments import decode_segment
     from tallystick.proof.tolerant import record, state, tolerance
 
@@ -55,6 +57,9 @@ DECODERS: Final[dict[str, Decode]] = {
     "genesis": load_genesis,
     "ledger-state": load_state,
     "manifest": manifest.decode_manifest,
+    "dispute-game": agreed_from,
+    "dispute-moves": moves_from,
+    "dispute-news": wire.news_from,
     "move": behind(messages.DOMAIN, messages.opened_move),
     "program": decode_program,
     "record-line": lambda data: record.decode_line(data, 1),

@@ -3,16 +3,19 @@
 from collections.abc import Callable
 
 import msgspec
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dispute_samples import AT, honest, liar, play_against
+from dispute_samples import AT, KEYS, honest, liar, play_against, sample
 from tallystick.canon.encoding import to_json
+from tallystick.canon.sealed import seal
 from tallystick.demo.disputes import Insisting
 from tallystick.errors import Refused
+from tallystick.network.disputes import wire
 from tallystick.proof.dispute import messages as m
 from tallystick.proof.dispute.party import Party
-from tallystick.proof.dispute.record import Agreed, Received, agreed_from, line_of, moves_from
+from tallystick.proof.dispute.record import MAX_MOVES, Agreed, Received, agreed_from, line_of, moves_from
 from tallystick.proof.dispute.rules.lines import size
 
 STEP = honest().step(AT)
@@ -78,7 +81,7 @@ def test_bytes_that_are_no_move_are_refused_and_no_more(data: bytes) -> None:
             read(data)
         except Refused:
             continue
-        assert data == b"" and read is moves_from
+        assert read is moves_from and b"\n" not in data  # a line that is still being written
 
 
 @given(st.integers(0, 10**9), st.binary(max_size=50))
@@ -87,3 +90,61 @@ def test_records_of_games_can_be_read_back(at: int, move: bytes) -> None:
     assert agreed_from(to_json(agreed)) == agreed
     received = Received(at, move)
     assert moves_from(line_of(received) * 2) == [received] * 2
+
+
+NAMES = st.binary(min_size=32, max_size=32).map(bytes.hex)
+AGREED = st.builds(
+    Agreed,
+    st.just("tallystick-dispute-v1"),
+    NAMES,
+    st.integers(1, 10**7),
+    st.tuples(NAMES, NAMES),
+    st.tuples(NAMES, NAMES),
+    st.integers(1, 10**9),
+    st.integers(0, 2**53),
+)
+NEWS: st.SearchStrategy[wire.News] = st.one_of(
+    st.builds(wire.Greeting, AGREED, st.integers(0, MAX_MOVES), st.binary(min_size=32, max_size=32)),
+    st.builds(wire.Recorded, st.builds(Received, st.integers(0, 2**53), st.binary(max_size=300))),
+    st.builds(wire.Ended, st.integers(0, 2**53)),
+    st.builds(Refused, st.sampled_from(["too_large", "no_seat"]), st.text(max_size=400)).map(wire.refusal_of),
+)
+Edits = list[tuple[float, int, bytes]]
+EDITS = st.lists(st.tuples(st.floats(0, 1), st.integers(0, 3), st.binary(max_size=3)), max_size=3)
+
+
+@given(NEWS, EDITS)
+def test_what_a_host_says_has_one_spelling_or_is_refused(
+    news: wire.News, edits: list[tuple[float, int, bytes]]
+) -> None:
+    honest = to_json(news)
+    assert wire.news_from(honest) == news and len(honest) <= wire.MAX_NEWS_BYTES
+    data = honest
+    for place, cut, insert in edits:
+        at = round(place * len(data))
+        data = data[:at] + insert + data[at + cut :]
+    try:
+        found = wire.news_from(data)
+    except Refused:
+        return
+    assert to_json(found) == data
+
+
+def test_the_largest_move_fits_into_a_message_of_the_host() -> None:
+    assert len(to_json(wire.Recorded(Received(2**53, bytes(m.MAX_MOVE_BYTES))))) <= wire.MAX_NEWS_BYTES
+
+
+@given(st.binary(max_size=700), st.booleans())
+def test_bytes_that_are_no_seating_are_refused(data: bytes, signed: bool) -> None:
+    terms, nonce, host = sample().terms([LIAR, honest()]), bytes(32), "5" * 64
+    assert wire.seat_of(wire.sealed_seating(KEYS[1], terms, host, nonce), terms, host, nonce) == 1
+    with pytest.raises(Refused, match=r"too_large|truncated|bad_signature|wrong_seating"):
+        wire.seat_of(seal(KEYS[1], wire.SEATING, data) if signed else data, terms, host, nonce)
+
+
+@given(st.binary(min_size=4, max_size=4), st.integers(0, 2**20))
+def test_no_length_beyond_the_limit_is_waited_for(head: bytes, limit: int) -> None:
+    try:
+        assert wire.length_of(head, limit) <= limit
+    except Refused as refused:
+        assert refused.code == "too_large" and int.from_bytes(head) > limit

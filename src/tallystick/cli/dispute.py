@@ -1,5 +1,6 @@
 """`tallystick dispute`: two parties, one result too many, and a referee who computes one element."""
 
+import functools
 import sys
 import time
 from pathlib import Path
@@ -10,6 +11,8 @@ import typer
 from tallystick.cli.output import errors, fail, print_json
 
 if TYPE_CHECKING:
+    from tallystick.canon.identity import Key
+    from tallystick.proof.directory import Proof
     from tallystick.proof.dispute.game import Game
     from tallystick.proof.dispute.record import Agreed, Received
 
@@ -32,7 +35,6 @@ def open_game(
     Example: tallystick dispute open proof-a proof-b --out dispute
     """
     from tallystick.canon.encoding import to_json
-    from tallystick.proof import manifest
     from tallystick.proof.directory import Places, open_proof
     from tallystick.proof.dispute.record import Agreed, judged, terms_of
 
@@ -48,57 +50,107 @@ def open_game(
         seconds=seconds,
         opened=int(time.time()),
     )
-    program, spec = ((first / name).read_bytes() for name in (manifest.PROGRAM, manifest.SPEC))
+    program, spec = _documents(first)
     judged(agreed, terms_of(agreed, program, spec), [], agreed.opened)  # refuses what is no dispute
     out.mkdir(parents=True)
     for name, data in ((GAME, to_json(agreed)), (PROGRAM, program), (SPEC, spec), (MOVES, b"")):
         (out / name).write_bytes(data)
-    typer.echo(f"opened {out}: each side now runs `tallystick dispute play PROOF --game {out} --key KEY`")
+    typer.echo(
+        f"opened {out}: each side now runs `tallystick dispute play PROOF --game {out} --key KEY`; "
+        f"or you run `tallystick dispute host {out} --key KEY`, and each side dials in"
+    )
 
 
 @dispute.command()
 def play(
     proof: Path = typer.Argument(help="Your proof directory, with initial state and records."),
-    game: Path = typer.Option(Path("dispute"), "--game", help="Directory of the game, shared with the other side."),
     key: Path = typer.Option(help="The key file that signed the proof."),
+    game: Path = typer.Option(Path("dispute"), "--game", help="Directory of the game, shared with the other side."),
     wait: int = typer.Option(0, min=0, help="Go on for so many seconds, answering whenever it is your turn."),
+    join: str | None = typer.Option(None, "--join", help="HOST:PORT of `tallystick dispute host`; needs no --game."),
+    host: str | None = typer.Option(None, "--host", help="The identity that the host has to show, 64 hex digits."),
+    data: Path | None = typer.Option(None, "--data", help="File with the training records, if not in the proof."),
 ) -> None:
     """Answer what the game asks of you. Your run is computed again first, which takes as long as the training.
 
-    Exit status: 0 the game goes on or you did not lose it, 2 you lost.
+    With --join you stay until the game is over; if you stop, the same command goes on.
 
-    Example: tallystick dispute play proof-a --game dispute --key proof-a.key --wait 600
+    Exit status: 0 the game goes on or you did not lose it, 1 could not play, 2 you lost.
+
+    Examples:
+    tallystick dispute play proof-a --game dispute --key proof-a.key --wait 600
+    tallystick dispute play proof-a --join referee.example:26700 --host 5f0e... --key proof-a.key
     """
     from tallystick.canon.identity import load_key
     from tallystick.network.running import one_torch_thread
-    from tallystick.proof.dispute import messages as m
-    from tallystick.proof.dispute.party import Party
-    from tallystick.proof.dispute.record import Received, line_of
 
     one_torch_thread()
+    secret = load_key(key)
+    if join is not None:
+        if host is None:
+            fail("--join: name the host's identity with --host; `tallystick dispute host` prints it")
+        judged = _play_at(join, host, proof, data, secret)
+    else:
+        judged = _play_on_file(game, proof, data, secret, key, wait)
+    if judged.outcome is not None:
+        typer.echo(_sentence(judged))
+        sys.exit(2 if judged.terms.identities.index(secret.identity) in judged.outcome.losers else 0)
+    typer.echo(f"round {judged.round}: waiting for seat {' and '.join(map(str, judged.waiting))}")
+
+
+@dispute.command()
+def host(
+    game: Path = typer.Argument(help="Directory of the game, as `tallystick dispute open` makes it."),
+    key: Path = typer.Option(help="Your key file, by which the sides recognize you; `tallystick keygen` makes one."),
+    listen: str = typer.Option("127.0.0.1:26700", "--listen", help="HOST:PORT where the sides dial in."),
+    json: bool = AS_JSON,
+) -> None:
+    """Be the referee of a game whose sides dial in: keep its record, watch the deadlines, and judge.
+
+    Ends with the game. If you stop, the same command goes on where the record ends; deadlines run on.
+
+    Exit status: 0 decided, 1 could not host, 3 nobody has lost.
+
+    Example: tallystick dispute host dispute --key referee.key --listen 0.0.0.0:26700
+    """
+    import asyncio
+    import socket
+
+    from tallystick.canon.identity import load_key
+    from tallystick.network.disputes.host import Host
+    from tallystick.network.peers import split_address
+    from tallystick.proof.dispute.record import terms_of
+
+    def told(current: "Game") -> None:
+        errors.print(_sentence(current), soft_wrap=True, markup=False)
+
     secret, agreed = load_key(key), _agreed(game)
-    if secret.identity not in agreed.identities:
-        fail(f"{key}: is not the key of either side of {game}")
-    seat = agreed.identities.index(secret.identity)
-    party = Party(_run(proof, game), seat)
-    until = time.time() + wait
-    while True:
-        now = int(time.time())
-        current = _judged(game, agreed, now)
-        answer = party.answer(current)
-        if answer is not None:
-            move = m.sealed_move(secret, m.Move(current.terms.name, current.round, seat, answer))
-            with (game / MOVES).open("ab") as file:
-                file.write(line_of(Received(now, move)))
-            typer.echo(f"round {current.round}: {type(current.phase).__name__.lower()}, {len(move)} bytes")
-        elif current.outcome is not None:
-            typer.echo(_sentence(current))
-            sys.exit(2 if seat in current.outcome.losers else 0)
-        elif time.time() >= until:
-            typer.echo(f"round {current.round}: waiting for seat {' and '.join(map(str, current.waiting))}")
-            return
-        else:
-            time.sleep(0.2)
+    try:
+        listening = socket.create_server(split_address(listen))
+    except (OSError, ValueError) as error:
+        fail(f"--listen {listen}: {error}")
+
+    async def run() -> "Game":
+        there = Host(secret, agreed, terms_of(agreed, *_documents(game)), game / MOVES, told)
+        address, port = listening.getsockname()[:2]
+        errors.print(
+            f"each side now runs `tallystick dispute play PROOF --join {address}:{port} --host {secret.identity} "
+            "--key KEY`",
+            soft_wrap=True,
+        )
+        return await there.run(listening)
+
+    with listening:
+        try:
+            judged = asyncio.run(run())
+        except KeyboardInterrupt:
+            errors.print(f"stopped; the same command goes on with {game}", soft_wrap=True)
+            raise
+    if json:
+        print_json(_facts(judged))
+    else:
+        typer.echo(_sentence(judged))
+    sys.exit(0 if judged.outcome is not None and judged.outcome.losers else 3)
 
 
 @dispute.command()
@@ -117,16 +169,12 @@ def referee(
     began = time.perf_counter()
     judged = _judged(game, agreed, int(time.time()) if now is None else now)
     took = time.perf_counter() - began
-    outcome = judged.outcome
     if json:
-        facts = {"losers": outcome.losers, "code": outcome.code, "reason": outcome.reason} if outcome else None
-        print_json(
-            {"outcome": facts, "round": judged.round, "waiting": judged.waiting, "referee_ms": round(took * 1e3, 2)}
-        )
+        print_json({**_facts(judged), "referee_ms": round(took * 1e3, 2)})
     else:
         typer.echo(_sentence(judged))
         errors.print(f"  {took * 1e3:.1f} ms")
-    sys.exit(0 if outcome is not None and outcome.losers else 3)
+    sys.exit(0 if judged.outcome is not None and judged.outcome.losers else 3)
 
 
 @dispute.command()
@@ -188,15 +236,15 @@ def _judged(game: Path, agreed: "Agreed", now: int) -> "Game":
     return judged(agreed, terms_of(agreed, *_documents(game)), _moves(game), now)
 
 
-def _documents(game: Path) -> tuple[bytes, bytes]:
-    """Program and specification, whose names the game has."""
-    return _read(game / PROGRAM, 16 * 2**20), _read(game / SPEC, 2**20)
+def _documents(folder: Path) -> tuple[bytes, bytes]:
+    """Program and specification, of a game or of a proof."""
+    return _read(folder / PROGRAM, 16 * 2**20), _read(folder / SPEC, 2**20)
 
 
 def _moves(game: Path) -> "list[Received]":
-    from tallystick.proof.dispute.record import MAX_LINE_BYTES, MAX_MOVES, moves_from
+    from tallystick.proof.dispute.record import MAX_RECORD_BYTES, moves_from
 
-    return moves_from(_read(game / MOVES, MAX_MOVES * MAX_LINE_BYTES))
+    return moves_from(_read(game / MOVES, MAX_RECORD_BYTES))
 
 
 def _read(path: Path, limit: int) -> bytes:
@@ -210,21 +258,87 @@ def _read(path: Path, limit: int) -> bytes:
     return data
 
 
-def _run(path: Path, game: Path) -> Any:
+def _play_on_file(game: Path, path: Path, data: Path | None, secret: "Key", key: Path, wait: int) -> "Game":
+    """Answers what a message file asks, for `wait` seconds."""
+    from tallystick.proof.directory import Places, open_proof
+    from tallystick.proof.dispute import messages as m
+    from tallystick.proof.dispute.party import Party
+    from tallystick.proof.dispute.record import Received, line_of
+    from tallystick.proof.durable import append
+
+    agreed = _agreed(game)
+    if secret.identity not in agreed.identities:
+        fail(f"{key}: is not the key of either side of {game}")
+    seat = agreed.identities.index(secret.identity)
+    party = Party(_run(open_proof(Places(path, data))), seat)
+    until = time.time() + wait
+    while True:
+        now = int(time.time())
+        current = _judged(game, agreed, now)
+        answer = party.answer(current)
+        if answer is not None:
+            move = m.sealed_move(secret, m.Move(current.terms.name, current.round, seat, answer))
+            append(game / MOVES, line_of(Received(now, move)))
+            _say_answered(current)
+        elif current.outcome is not None or time.time() >= until:
+            return current
+        else:
+            time.sleep(0.2)
+
+
+def _play_at(join: str, host: str, path: Path, data: Path | None, secret: "Key") -> "Game":
+    """Plays at a host, to the end of the game."""
+    from tallystick.canon.identity import parse_identity
+    from tallystick.network.disputes.player import Seat
+    from tallystick.network.disputes.player import play as play_at
+    from tallystick.network.peers import split_address
+    from tallystick.proof.directory import Places, open_proof
+    from tallystick.proof.dispute.party import Party
+    from tallystick.proof.dispute.record import terms_of
+
+    try:
+        address = split_address(join)
+    except ValueError as error:
+        fail(f"--join {join}: {error}")
+    proof = open_proof(Places(path, data))
+    documents = _documents(path)
+
+    def take(agreed: "Agreed") -> Seat:
+        if secret.identity not in agreed.identities:
+            fail(f"{join}: the game there is between {' and '.join(agreed.identities)}, not {secret.identity}")
+        seat = agreed.identities.index(secret.identity)
+        reported = (proof.spec_name, proof.spec.steps, proof.statement.root)
+        if (agreed.spec, agreed.steps, agreed.roots[seat]) != reported:
+            fail(f"{join}: the game there is not about {path}, which ends in {proof.statement.root}")
+        party = functools.cache(lambda: Party(_run(proof), seat))
+        return Seat(secret, agreed, terms_of(agreed, *documents), lambda game: party().answer(game))
+
+    return play_at(address, parse_identity(host, "--host"), take, _say_answered)
+
+
+def _say_answered(game: "Game") -> None:
+    typer.echo(f"round {game.round}: {type(game.phase).__name__.lower()}")
+
+
+def _run(proof: "Proof") -> Any:
     """The training of a proof, run again."""
     import json as codec
 
     from tallystick.program.training import prepare_training
     from tallystick.proof import manifest
-    from tallystick.proof.directory import Places, open_proof, read_records, read_state
+    from tallystick.proof.directory import read_records, read_state
     from tallystick.proof.dispute.replay import Replay
 
-    proof = open_proof(Places(path))
-    program, spec = _documents(game)
+    program, spec = (codec.loads(data) for data in _documents(proof.places.proof))
     training = prepare_training(proof.spec, proof.program, read_records(proof, manifest.TRAIN))
-    errors.print(f"{path}: running {proof.spec.steps} steps again")
-    names = codec.loads(program), codec.loads(spec), bytes.fromhex(proof.spec_name)
-    return Replay(training, *names, read_state(proof, 0), proof.spec.steps)
+    errors.print(f"{proof.places.proof}: running {proof.spec.steps} steps again")
+    return Replay(training, program, spec, bytes.fromhex(proof.spec_name), read_state(proof, 0), proof.spec.steps)
+
+
+def _facts(game: "Game") -> dict[str, Any]:
+    outcome = game.outcome
+    facts = {"losers": outcome.losers, "code": outcome.code, "reason": outcome.reason} if outcome else None
+    return {"outcome": facts, "round": game.round, "waiting": game.waiting}
 
 
 def _sentence(game: "Game") -> str:

@@ -1,7 +1,9 @@
-"""Mutual TLS 1.3 between validators, with pinned certificates: the channel's identity is the node's Ed25519 key.
+"""TLS 1.3 whose identities are Ed25519 keys. There is no certificate authority.
 
-There is no certificate authority. Each validator's self-signed certificate is in the genesis file; those are the
-only trust anchors, and after the handshake the peer's certificate must be, byte for byte, one of them.
+Between validators it is mutual, with pinned certificates. Each validator's self-signed certificate is in the genesis
+file; those are the only trust anchors, and after the handshake the peer's certificate must be, byte for byte, one of
+them. Where whoever listens knows only the keys of those who may dial in (disputes), the dialing side proves its key
+within the channel.
 """
 
 import datetime
@@ -51,11 +53,29 @@ def pinned_form(identity: str, certificate: str) -> bytes:
         public = parsed.public_key()
     except ValueError as error:
         raise Refused("bad_certificate", f"{identity[:12]}: not a PEM certificate: {error}") from None
+    _check_holder(identity, public)
+    return parsed.public_bytes(Encoding.DER)
+
+
+def check_shown(identity: str, certificate: bytes) -> None:
+    """Checks that a certificate (DER) that was shown in a handshake is of `identity`'s key.
+
+    Raises:
+        Refused: `bad_certificate`.
+    """
+    try:
+        public = x509.load_der_x509_certificate(certificate).public_key()
+    except ValueError as error:
+        raise Refused("bad_certificate", f"{identity[:12]}: not a certificate: {error}") from None
+    _check_holder(identity, public)
+
+
+def _check_holder(identity: str, public: object) -> None:
     if not isinstance(public, Ed25519PublicKey):
         raise Refused("bad_certificate", f"{identity[:12]}: not a certificate of an Ed25519 key")
-    if public.public_bytes(Encoding.Raw, PublicFormat.Raw).hex() != identity:
-        raise Refused("bad_certificate", f"{identity[:12]}: the certificate holds another key; see `make_certificate`")
-    return parsed.public_bytes(Encoding.DER)
+    holder = public.public_bytes(Encoding.Raw, PublicFormat.Raw).hex()
+    if holder != identity:
+        raise Refused("bad_certificate", f"{identity[:12]}: the certificate is of another key, {holder}")
 
 
 def server_context(key: Key, certificates: Iterable[str]) -> ssl.SSLContext:
@@ -68,13 +88,35 @@ def client_context(key: Key, certificates: Iterable[str]) -> ssl.SSLContext:
     return _context(ssl.PROTOCOL_TLS_CLIENT, key, certificates)
 
 
+def open_server_context(key: Key) -> ssl.SSLContext:
+    """For accepting channels from anybody: who dialed is not known until it proves that within the channel."""
+    context = _bare(ssl.PROTOCOL_TLS_SERVER)
+    _load_identity(context, key)
+    return context
+
+
+def unpinned_client_context() -> ssl.SSLContext:
+    """For opening a channel to a holder of any key, which the caller must compare then with `check_shown`.
+
+    The handshake proves even so that the other side holds the key of the certificate that it shows.
+    """
+    context = _bare(ssl.PROTOCOL_TLS_CLIENT)
+    context.verify_mode = ssl.CERT_NONE
+    return context
+
+
 def _context(protocol: int, key: Key, certificates: Iterable[str]) -> ssl.SSLContext:
-    context = ssl.SSLContext(protocol)
-    context.check_hostname = False
+    context = _bare(protocol)
     context.verify_mode = ssl.CERT_REQUIRED
-    context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.load_verify_locations(cadata="\n".join(certificates))
     _load_identity(context, key)
+    return context
+
+
+def _bare(protocol: int) -> ssl.SSLContext:
+    context = ssl.SSLContext(protocol)
+    context.check_hostname = False
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
     return context
 
 

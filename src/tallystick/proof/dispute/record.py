@@ -1,11 +1,12 @@
 """A game as files: what was agreed, and one line for each move, from which anyone can judge it again.
 
 `game.json` has the terms, `moves.jsonl` the moves as they were signed, each with the time at which the file's keeper
-received it. The referee trusts the keeper for the times alone. Nothing here loads torch.
+received it. The referee trusts the keeper for the times, and for leaving nothing out. Nothing here loads torch.
 """
 
 import json
 from collections.abc import Iterable
+from itertools import islice
 from typing import Annotated, Final, Literal
 
 import msgspec
@@ -22,6 +23,7 @@ MAX_GAME_BYTES: Final = 4096
 MAX_LINE_BYTES: Final = 2 * MAX_MOVE_BYTES
 MAX_MOVES: Final = 256
 """More than the longest game has; a file with more is not read further."""
+MAX_RECORD_BYTES: Final = MAX_MOVES * MAX_LINE_BYTES
 Time = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 Name = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
 
@@ -74,17 +76,22 @@ def terms_of(agreed: Agreed, program: bytes, spec: bytes) -> Terms:
 
 
 def judged(agreed: Agreed, terms: Terms, moves: Iterable[Received], now: int) -> Game:
-    """The game after all `moves`, and with the clock at `now`. Moves that nobody signed are passed over."""
+    """The game after all `moves`, and with the clock at `now`."""
     game = start(terms, agreed.opened)
-    for number, received in enumerate(moves):
-        if game.outcome is not None or number >= MAX_MOVES:
+    for received in islice(moves, MAX_MOVES):
+        if game.outcome is not None:
             break
-        try:
-            sender, move = opened_move(received.move)
-        except Refused:
-            continue
-        game = receive(game, sender, move, max(received.at, game.since))
+        game = followed(game, received)
     return tick(game, now)
+
+
+def followed(game: Game, received: Received) -> Game:
+    """The game after one more move of the record. A move that nobody signed changes nothing."""
+    try:
+        sender, move = opened_move(received.move)
+    except Refused:
+        return game
+    return receive(game, sender, move, max(received.at, game.since))
 
 
 def line_of(received: Received) -> bytes:
@@ -92,10 +99,12 @@ def line_of(received: Received) -> bytes:
 
 
 def moves_from(data: bytes) -> list[Received]:
-    """Raises Refused: `malformed`, `not_canonical` or `too_large`."""
-    if len(data) > MAX_MOVES * MAX_LINE_BYTES:
+    """The moves of a record. What is behind the last whole line is one that is being written, or never was.
+
+    Raises:
+        Refused: `malformed`, `not_canonical` or `too_large`.
+    """
+    if len(data) > MAX_RECORD_BYTES:
         raise Refused("too_large", f"moves: {len(data)} bytes, more than a game has")
-    *lines, rest = data.split(b"\n")
-    if rest:
-        raise Refused("malformed", "moves: the last line is cut off")
+    *lines, _ = data.split(b"\n")
     return [from_json(line, Received, limit=MAX_LINE_BYTES, what=f"moves: line {n}") for n, line in enumerate(lines, 1)]
