@@ -144,11 +144,18 @@ def test_a_client_with_the_genesis_checks_that_its_transaction_was_committed(net
 
 def test_blocks_are_exported_and_checked_with_the_genesis_alone(net: Net, tmp_path: Path) -> None:
     refused = tallystick("validator", "export", home(net, 3), "--out", str(tmp_path / "blocks"))
-    assert refused.returncode == 1 and "another process" in refused.stderr
+    assert refused.returncode == 1 and "--join" in refused.stderr
+    live, genesis = str(tmp_path / "live"), ("--genesis", str(net.root / "genesis.json"))
+    fetched = answer("export", "--join", net.urls[3], *genesis, "--out", live)
+    assert fetched["first"] == 1 and answer("export", "--check", live, *genesis)["last"] == fetched["last"] > 3
+    again = tallystick("validator", "export", "--join", net.urls[3], *genesis, "--out", live)
+    assert again.returncode == 1 and "is there already" in again.stderr
+    unclear = tallystick("validator", "export", home(net, 3), "--out", live, *genesis)
+    assert unclear.returncode == 2
     net.stop("validator-3")
     written = answer("export", home(net, 3), "--out", str(tmp_path / "blocks"))
     assert written["first"] == 1 and written["last"] > 3
-    check = ("export", "--check", str(tmp_path / "blocks"), "--genesis", str(net.root / "genesis.json"))
+    check = ("export", "--check", str(tmp_path / "blocks"), *genesis)
     checked = answer(*check)
     assert checked["last"] == written["last"] and checked["validator_changes"] >= 1, "a key was rotated"
     data = bytearray((tmp_path / "blocks").read_bytes())

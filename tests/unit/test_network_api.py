@@ -13,10 +13,12 @@ from pbft_cluster import FOUR, KEYS, block_at, certify, content_of, stable_proof
 from ledger_network import CLIENT, RICH, beacon_of, key, make_genesis
 from tallystick.canon.hashing import blob_name
 from tallystick.consensus.pbft.io import CheckpointRecord
+from tallystick.consensus.pbft.limits import MAX_BLOCK_BYTES
 from tallystick.consensus.port import CommittedBlock
 from tallystick.ledger.transactions import AddValidator, AnyBody, Batch, Deposit, Transfer, sign_transaction
 from tallystick.network import views
 from tallystick.network.api import MAX_BULK, MAX_BULK_BYTES, Api
+from tallystick.network.dial import MAX_BLOCKS_REPLY_BYTES
 from tallystick.network.node import Node
 from tallystick.network.store import Store, StoredBlock
 
@@ -191,12 +193,35 @@ def test_blocks_and_the_checkpoints_that_prove_them_are_shown_page_by_page(face:
                     (stored,) = store.blocks(height, height)
                     view = views.BlockView(stored.block, stored.certificate)
                     assert msgspec.json.decode(found.content, type=views.BlockView) == view
+                for start, heights in ((0, 3), (last - 1, 2), (last + 1, 0)):
+                    reply = await http.get(f"/v1/blocks?start={start}")
+                    page = msgspec.json.decode(reply.content, type=views.Blocks).blocks
+                    kept = [found.block for found in store.blocks(last + 1 - heights, last)]
+                    assert [each.block for each in page] == kept, start
                 for height in (last + 1, last - 3, 0):
                     missing = await http.get(f"/v1/blocks/{height}")
                     assert (missing.status_code, missing.json()["code"]) == (404, "no_such_block")
                     assert f"{last - 2} to " in missing.json()["reason"], "forgotten below"
                 for bad in ("/v1/blocks/-1", "/v1/blocks/x", "/v1/history?start=-1", f"/v1/blocks/{10**30}"):
                     assert (await http.get(bad)).json()["code"] == "malformed"
+
+    run(story())
+
+
+def test_a_page_of_blocks_is_bounded_in_number_and_in_bytes(face: Face, tmp_path: Path) -> None:
+    async def story() -> None:
+        with closing(Store(tmp_path / "consensus.db", "test", KEYS[0].identity)) as store:
+            api = Api(face.node, face.engine, lambda: STATUS, lambda: b"", store)
+            transport = httpx.ASGITransport(api.application())
+            async with httpx.AsyncClient(transport=transport, base_url="http://validator") as http:
+                small = views.MAX_BLOCKS + 10
+                for height in range(1, small + 8):
+                    block = b"x" * (MAX_BLOCK_BYTES if height > small else 10)
+                    store.save_block(StoredBlock(height, bytes(32), height, block, b"certificate"))
+                for start, count in ((1, views.MAX_BLOCKS), (small - 1, 3), (small + 1, 1), (small + 7, 1)):
+                    reply = await http.get(f"/v1/blocks?start={start}")
+                    assert len(msgspec.json.decode(reply.content, type=views.Blocks).blocks) == count
+                    assert len(reply.content) < MAX_BLOCKS_REPLY_BYTES
 
     run(story())
 

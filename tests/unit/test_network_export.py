@@ -5,13 +5,15 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from lying_validator import STABLE, World, certified, honest_world, serving
 from pbft_cluster import FOUR, KEYS, block_at, certify, content_of, group_of, stable_proof
 
 from tallystick.consensus.pbft import Group
 from tallystick.consensus.pbft.io import CheckpointRecord
 from tallystick.errors import Refused
-from tallystick.network.export import LENGTH_BYTES, MAGIC, check_export, write_export
+from tallystick.network.export import LENGTH_BYTES, MAGIC, check_export, fetch_export, write_export
 from tallystick.network.store import Store, StoredBlock, StoreError
+from tallystick.network.views import MAX_BLOCKS, BlockView, Checkpoints
 
 LATER = FOUR.successor(4, tuple(key.identity for key in KEYS[1:5]))
 """The validators after block 4."""
@@ -37,6 +39,16 @@ def test_what_was_exported_checks_across_a_change_of_validators(store: Store, tm
     assert (header.first, header.last) == (1, 6)
     checked = check_export(tmp_path / "blocks", FOUR)
     assert (checked.first, checked.last, checked.transactions, checked.validator_changes) == (1, 6, 12, 1)
+    store.close()
+
+
+def test_blocks_that_nobody_could_check_yet_are_left_out(store: Store, tmp_path: Path) -> None:
+    for height in range(7, 11):
+        block = block_at(height)
+        certificate = certify(LATER, block, (1, 2, 4), height=height)
+        store.save_block(StoredBlock(height, bytes(32), height, block, certificate))
+    assert write_export(store, FOUR, tmp_path / "blocks").last == 8
+    assert check_export(tmp_path / "blocks", FOUR).last == 8
     store.close()
 
 
@@ -93,3 +105,59 @@ def test_another_genesis_does_not_vouch_for_it(store: Store, tmp_path: Path, gro
     store.close()
     with pytest.raises(Refused):
         check_export(tmp_path / "blocks", group)
+
+
+# ---- from a running validator
+
+
+@pytest.fixture
+def world() -> World:
+    return honest_world()
+
+
+def test_what_a_running_validator_shows_is_the_same_file(world: World, tmp_path: Path) -> None:
+    with serving(world) as validators:
+        header = fetch_export(validators, FOUR, tmp_path / "blocks")
+    assert (header.first, header.last, len(header.checkpoints)) == (1, 10, 2)
+    checked = check_export(tmp_path / "blocks", FOUR)
+    assert (checked.first, checked.last, checked.transactions, checked.validator_changes) == (1, 10, 20, 1)
+    assert len([path for path in world.asked if "blocks" in path]) == 4, "the oldest, then pages of four"
+
+
+def test_a_validator_that_forgot_old_blocks_and_has_some_above_its_checkpoints_shows_those_between(
+    world: World, tmp_path: Path
+) -> None:
+    del world.blocks[1], world.blocks[2]
+    for height in (11, 12, 13):
+        world.blocks[height] = certified(height, b"new")
+    world.height = 13
+    with serving(world) as validators:
+        header = fetch_export(validators, FOUR, tmp_path / "blocks")
+    assert (header.first, header.last) == (3, 12), "who agreed on 13 is not known yet"
+    assert check_export(tmp_path / "blocks", FOUR).last == 12
+
+
+LIES: dict[str, tuple[Callable[[World], None], str]] = {
+    "a block by too few": (lambda world: world.blocks.update({7: certified(7, by=(1, 2))}), "too_few_votes"),
+    "a block twice": (lambda world: world.blocks.update({7: world.blocks[6]}), "wrong_height"),
+    "fewer blocks than promised": (lambda world: setattr(world, "height", 11), "no_such_block"),
+    "none at all": (lambda world: world.blocks.clear(), "no_such_block"),
+    "a first block that is none": (lambda world: world.blocks.update({1: BlockView(b"x", b"")}), "malformed"),
+    "a history that leads elsewhere": (
+        lambda world: setattr(world, "checkpoints", lambda start: Checkpoints([], STABLE)),
+        "not_a_validator",
+    ),
+    "pages beyond their bound": (
+        lambda world: setattr(world, "page", lambda start: [world.blocks[1]] * (MAX_BLOCKS + 1)),
+        "malformed",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", LIES)
+def test_a_lie_leaves_no_file(world: World, tmp_path: Path, what: str) -> None:
+    tell, code = LIES[what]
+    tell(world)
+    with serving(world) as validators, pytest.raises(Refused, match=code):
+        fetch_export(validators, FOUR, tmp_path / "blocks")
+    assert not (tmp_path / "blocks").exists()

@@ -15,6 +15,7 @@ from tallystick.cli.output import errors, fail, print_json
 
 if TYPE_CHECKING:
     from tallystick.ledger.transactions import AnyBody
+    from tallystick.network.export import Header
     from tallystick.network.views import Status, TransactionView
 
 DAMAGED, HALTED = 3, 4
@@ -282,42 +283,69 @@ def _show_outcome(outcome: "TransactionView", json: bool) -> None:
 
 @validator.command()
 def export(
-    home: Path = typer.Argument(None, help="The validator's folder. It must not be running."),
+    home: Path = typer.Argument(None, help="The folder of a validator that is stopped."),
     out: Path = typer.Option(None, "--out", help="File to write the blocks to."),
+    join: list[str] = typer.Option([], "--join", help="Instead of a folder: URL of a running validator."),
     check: Path = typer.Option(None, "--check", help="Instead, check such a file."),
-    genesis: Path = typer.Option(None, "--genesis", help="With --check: the network's genesis document."),
+    genesis: Path = typer.Option(None, "--genesis", help="With --join or --check: the network's genesis document."),
     json: bool = JSON,
 ) -> None:
     """Write blocks with the proof that a quorum agreed on them; or check such a file, with nothing but the genesis.
 
-    Example: tallystick validator export net/validator-0 --out blocks && \
+    Example: tallystick validator export --join http://127.0.0.1:26651 --genesis net/genesis.json --out blocks && \
 tallystick validator export --check blocks --genesis net/genesis.json
     """
-    if check is not None and genesis is not None and home is None and out is None:
+    given = {"folder": home, "--out": out, "--join": join, "--check": check, "--genesis": genesis}
+    names = {name for name, value in given.items() if value}
+    if names == {"--check", "--genesis"}:
         _check_export(check, genesis, json)
-    elif home is not None and out is not None and check is None:
+    elif names == {"folder", "--out"}:
         _write_export(home, out, json)
+    elif names == {"--join", "--genesis", "--out"}:
+        _fetch_export(join, genesis, out, json)
     else:
-        _usage("name a folder and --out, or --check and --genesis")
+        _usage("name a folder and --out; or --join, --genesis and --out; or --check and --genesis")
+
+
+def _fetch_export(join: list[str], genesis: Path, out: Path, json: bool) -> None:
+    from tallystick.network.dial import Validators
+    from tallystick.network.export import fetch_export
+    from tallystick.network.genesis import first_group, read_genesis
+
+    _require_new(out)
+    with Validators(join) as validators:
+        header = fetch_export(validators, first_group(read_genesis(genesis)), out)
+    _show_export(out, header, json)
 
 
 def _write_export(home: Path, out: Path, json: bool) -> None:
     from tallystick.canon.identity import load_key
     from tallystick.network.export import write_export
     from tallystick.network.genesis import first_group, read_genesis
-    from tallystick.network.store import Store
+    from tallystick.network.store import Store, StoreError
     from tallystick.network.validator import CONSENSUS, GENESIS, KEY
 
-    if out.exists():
-        fail(f"{out}: is there already; name another file with --out")
+    _require_new(out)
     genesis = first_group(read_genesis(home / GENESIS))
     if not (home / CONSENSUS).exists():
         fail(f"{home / CONSENSUS}: not there; this validator has never run")
-    store = Store(home / CONSENSUS, genesis.chain, load_key(home / KEY).identity)
+    try:
+        store = Store(home / CONSENSUS, genesis.chain, load_key(home / KEY).identity)
+    except StoreError as error:
+        fail(f"{error} If it is running, name its URL with --join instead of its folder.")
     try:
         header = write_export(store, genesis, out)
     finally:
         store.close()
+    _show_export(out, header, json)
+
+
+def _require_new(out: Path) -> None:
+    if out.exists():
+        fail(f"{out}: is there already; name another file with --out")
+
+
+def _show_export(out: Path, header: "Header", json: bool) -> None:
     if json:
         print_json({"file": str(out), "first": header.first, "last": header.last})
     else:

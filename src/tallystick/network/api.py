@@ -13,6 +13,7 @@
     GET  /v1/anchors/{digest}                        who anchored a digest first
     GET  /v1/events?after=&wait_ms=                  what happened, in order
     GET  /v1/blocks/{height}                         a block with the votes that committed it
+    GET  /v1/blocks?start=                           some of them in a row, from there on or from the oldest kept
     GET  /v1/history?start=                          checkpoints that lead from genesis to the validators of now
     GET  /metrics                                    for Prometheus, as text
 
@@ -34,6 +35,7 @@ from starlette.routing import Route
 
 from tallystick.canon.encoding import from_bytes
 from tallystick.canon.hashing import blob_name, is_name
+from tallystick.consensus.pbft.limits import MAX_ANSWER_BYTES
 from tallystick.consensus.port import Engine
 from tallystick.errors import Refused
 from tallystick.ledger.state import Account, Task
@@ -86,6 +88,7 @@ class Api:
             "/v1/anchors/{digest}": self._anchor,
             "/v1/events": self._events,
             "/v1/blocks/{height}": self._block,
+            "/v1/blocks": self._blocks,
             "/v1/history": self._checkpoints,
         }
         routes = [Route(path, _replying(handler)) for path, handler in get.items()]
@@ -190,6 +193,16 @@ class Api:
             return views.BlockView(stored.block, stored.certificate)
         here = f"{store.first_height()} to {self._node.height} are here"
         raise Refused("no_such_block", f"block {height}: {here}; other validators may keep more")
+
+    async def _blocks(self, request: Request) -> views.Blocks:
+        start, room = max(_number(request, "start"), self._store.first_height()), MAX_ANSWER_BYTES
+        shown: list[views.BlockView] = []
+        for stored in self._store.blocks(start, start + views.MAX_BLOCKS - 1):
+            room -= len(stored.block) + len(stored.certificate)
+            if room < 0:
+                break
+            shown.append(views.BlockView(stored.block, stored.certificate))
+        return views.Blocks(shown)
 
     async def _checkpoints(self, request: Request) -> views.Checkpoints:
         stable = self._store.checkpoint()

@@ -11,12 +11,11 @@ import msgspec
 from tallystick.canon.hashing import blob_name
 from tallystick.canon.votes import open_vote
 from tallystick.consensus.pbft import Group
-from tallystick.consensus.pbft.certificate import height_of, votes_in
+from tallystick.consensus.pbft.certificate import votes_in
 from tallystick.consensus.pbft.trust import ChainOfTrust
 from tallystick.errors import Refused, TallystickError
 from tallystick.ledger.transactions import read_transaction
 from tallystick.network.dial import Validators
-from tallystick.network.views import MAX_PROOFS
 
 SAYS_NOTHING = {"no_such_block", "no_such_transaction", "not_kept"}
 """Codes of answers that a validator which does not have what was asked for gives."""
@@ -83,14 +82,7 @@ def check_committed(validators: Validators, genesis: Group, transaction: str, he
 def _trust_up_to(validators: Validators, genesis: Group, height: int) -> ChainOfTrust:
     """Follows the checkpoints that a validator shows until they tell who agreed at `height`, or end. Each is checked as
     it comes, so it cannot go on for longer than quorums have signed."""
-    trust, read = ChainOfTrust(genesis), 0
-    while trust.proven < height:
-        page = validators.checkpoints(read)
-        for proof in page.changes:
-            trust.extend(proof)
-        read += len(page.changes)
-        if len(page.changes) < MAX_PROOFS:
-            if trust.proven < height and page.stable and height_of(page.stable) > trust.height:
-                trust.extend(page.stable)
-            break
+    trust, shown = ChainOfTrust(genesis), validators.checkpoints()
+    while trust.proven < height and (proof := next(shown, None)) is not None:
+        trust.extend(proof)
     return trust

@@ -1,7 +1,7 @@
 """How workers and clients reach validators: over HTTP, dialing out only, the next validator when one fails."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Any, Final, TypeVar
 
@@ -19,7 +19,8 @@ T = TypeVar("T")
 
 MAX_REPLY_BYTES: Final = 64 * 2**20
 MAX_BLOCK_REPLY_BYTES: Final = 3 * 2**19
-"""A block and its certificate in Base64."""
+"""A block and its certificate, or a page of checkpoints, in Base64."""
+MAX_BLOCKS_REPLY_BYTES: Final = 2 * MAX_BLOCK_REPLY_BYTES
 CONNECT_SECONDS: Final = 3.0
 REPLY_SECONDS: Final = 10.0
 """For a reply, beyond the time that the request itself asks the validator to wait."""
@@ -95,9 +96,22 @@ class Validators:
         """A block as this validator has it; `committed` checks it."""
         return self._get(f"/v1/blocks/{height}", views.BlockView, limit=MAX_BLOCK_REPLY_BYTES)
 
-    def checkpoints(self, start: int) -> views.Checkpoints:
-        """What is said to lead to the validators of now, the changes of them from number `start` on."""
-        return self._get(f"/v1/history?start={start}", views.Checkpoints, limit=MAX_BLOCK_REPLY_BYTES)
+    def blocks(self, start: int) -> list[views.BlockView]:
+        """Some blocks in a row from `start` on, or from the oldest that is kept; none if there are no more."""
+        return self._get(f"/v1/blocks?start={start}", views.Blocks, limit=MAX_BLOCKS_REPLY_BYTES).blocks
+
+    def checkpoints(self) -> Iterator[bytes]:
+        """Proofs of what is said to lead from genesis to the validators of now, fetched as they are asked for."""
+        read, last = 0, b""
+        while True:
+            path = f"/v1/history?start={read}"
+            page = self._get(path, views.Checkpoints, limit=MAX_BLOCK_REPLY_BYTES)
+            yield from page.changes
+            read, last = read + len(page.changes), page.changes[-1] if page.changes else last
+            if len(page.changes) < views.MAX_PROOFS:
+                if page.stable not in (b"", last):
+                    yield page.stable
+                return
 
     def transaction(self, name: str) -> views.TransactionView:
         """What became of a transaction, if this validator has executed it."""

@@ -7,6 +7,7 @@
 Header and blocks are MessagePack, each after its length in 4 bytes, big-endian.
 """
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -16,8 +17,10 @@ import msgspec
 from tallystick.canon.encoding import from_bytes, to_bytes
 from tallystick.consensus.pbft import Group
 from tallystick.consensus.pbft.limits import MAX_BLOCK_BYTES, MAX_CERTIFICATE_BYTES
+from tallystick.consensus.pbft.messages import decode_block
 from tallystick.consensus.pbft.trust import ChainOfTrust
 from tallystick.errors import Refused
+from tallystick.network.dial import Validators
 from tallystick.network.store import Store, StoreError
 
 MAGIC: Final = b"tallystick-blocks-v1\n"
@@ -63,12 +66,52 @@ def write_export(store: Store, genesis: Group, out: Path) -> Header:
     if first > last:
         raise StoreError(f"{store.path}: holds no blocks yet")
     header = Header(genesis.chain, first, last, tuple(checkpoints))
-    with out.open("wb") as file:
-        file.write(MAGIC)
-        _write(file, to_bytes(header))
-        for stored in store.blocks(first, last):
-            _write(file, to_bytes(Certified(stored.block, stored.certificate)))
+    _write_file(out, header, (Certified(stored.block, stored.certificate) for stored in store.blocks(first, last)))
     return header
+
+
+def fetch_export(validators: Validators, genesis: Group, out: Path) -> Header:
+    """Writes all blocks that a running validator shows and that its checkpoints prove, each checked.
+
+    Raises:
+        Refused: there are none, or what is shown does not hold; then nothing is left behind.
+        UnreachableError
+    """
+    trust, checkpoints, height = ChainOfTrust(genesis), list[bytes](), validators.status().height
+    for proof in validators.checkpoints():
+        trust.extend(proof)
+        checkpoints.append(proof)
+    oldest, last = validators.blocks(1)[:1], min(height, trust.proven)
+    first = decode_block(oldest[0].block).height if oldest else last + 1
+    if first > last:
+        raise Refused("no_such_block", "the validator holds no blocks that its checkpoints prove")
+    header = Header(genesis.chain, first, last, tuple(checkpoints))
+    _write_file(out, header, _fetch_blocks(validators, trust, first, last))
+    return header
+
+
+def _fetch_blocks(validators: Validators, trust: ChainOfTrust, first: int, last: int) -> Iterator[Certified]:
+    height = first
+    while height <= last:
+        page = validators.blocks(height)
+        if not page:
+            raise Refused("no_such_block", f"block {height}: the validator shows no more, though it named {last}")
+        for shown in page[: last - height + 1]:
+            trust.verify_block(height, shown.block, shown.certificate)
+            yield Certified(shown.block, shown.certificate)
+            height += 1
+
+
+def _write_file(out: Path, header: Header, blocks: Iterable[Certified]) -> None:
+    try:
+        with out.open("wb") as file:
+            file.write(MAGIC)
+            _write(file, to_bytes(header))
+            for certified in blocks:
+                _write(file, to_bytes(certified))
+    except BaseException:
+        out.unlink(missing_ok=True)
+        raise
 
 
 def check_export(path: Path, genesis: Group) -> Checked:

@@ -14,7 +14,9 @@ from tallystick.ledger.transactions import Change
 MAX_HISTORY = 1000
 """Most steps in one reply; ask again from where it ended."""
 MAX_PROOFS: Final = 64
-"""The same for checkpoints at which the validators changed."""
+"""The same for checkpoints at which the validators changed,"""
+MAX_BLOCKS: Final = 256
+"""and for blocks, if they are small."""
 
 
 class Failure(msgspec.Struct, frozen=True):
@@ -112,6 +114,12 @@ class BlockView(msgspec.Struct, frozen=True):
 
     block: BlockBytes
     certificate: Annotated[bytes, msgspec.Meta(max_length=MAX_CERTIFICATE_BYTES)]
+
+
+class Blocks(msgspec.Struct, frozen=True):
+    """Some in a row."""
+
+    blocks: Annotated[list[BlockView], msgspec.Meta(max_length=MAX_BLOCKS)]
 
 
 class Checkpoints(msgspec.Struct, frozen=True):
