@@ -36,4 +36,10 @@ REGRESSIONS = (
         13,
         "entering an epoch drops votes for checkpoints above its start (checkpoints.enter_epoch)",
     ),
+    Regression(
+        "silent_peers_asked_again_for_each_target",
+        "seed 500053, n = 7, a newcomer among whose first peers two have retired",
+        13,
+        "the next target of a state transfer keeps who was slow and whose turn it is (transfer._aim_at)",
+    ),
 )

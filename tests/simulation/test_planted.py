@@ -8,7 +8,7 @@ import pytest
 from regressions import REGRESSIONS
 
 from tallystick.consensus.pbft.group import Parameters
-from tallystick.lab.consensus.campaign import Seeds
+from tallystick.lab.consensus.campaign import Seeds, run_seed
 from tallystick.lab.consensus.network import Weather
 from tallystick.lab.consensus.plan import Plan, Trouble
 from tallystick.lab.consensus.planted import BUGS, find
@@ -48,13 +48,15 @@ FOUND_BY = {
     "proposals_below_the_base_of_the_view": 176,
     "first_epoch_unknown_after_restart": 364,
 }
+SIZED = {"silent_peers_asked_again_for_each_target": (500_053, 7)}
+"""Found by seeds of the long campaign, which gives them a size."""
 SEARCHED = 40
 AIMED_AT = "checkpoint_votes_outlive_their_epoch"
 """Ordinary seeds find it too seldom; it has a plan of its own."""
 
 
 def test_every_planted_bug_has_a_seed_that_finds_it() -> None:
-    assert sorted({*FOUND_BY, AIMED_AT}) == sorted(BUGS)
+    assert sorted({*FOUND_BY, *SIZED, AIMED_AT}) == sorted(BUGS)
     assert len(BUGS) >= 15
 
 
@@ -67,6 +69,14 @@ def test_the_planted_bug_is_found(bug: str) -> None:
     first = FOUND_BY[bug]
     detection = find(bug, Seeds(first, first + SEARCHED))
     assert detection.found, detection.line()
+
+
+@pytest.mark.parametrize("bug", sorted(SIZED))
+def test_what_the_long_campaign_found_is_found_again_and_mended(bug: str) -> None:
+    seed, n = SIZED[bug]
+    assert run_seed(seed, n).passed
+    with BUGS[bug]():
+        assert not run_seed(seed, n).passed
 
 
 def short_epochs(seed: int) -> Plan:

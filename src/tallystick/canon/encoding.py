@@ -46,12 +46,13 @@ def to_bytes(value: Any) -> bytes:
 
 
 def from_bytes(data: bytes, kind: Any, *, limit: int, what: str) -> Any:
-    """Decodes MessagePack into `kind` (a struct, or a union of tagged structs).
+    """Decodes MessagePack into `kind` (a struct, or a union of tagged structs; or a decoder for one, made before).
 
     Raises:
         Refused: `too_large` or `malformed`.
     """
-    return _decode(_msgpack_decoder(kind), data, limit, what)
+    decoder = kind if type(kind) is msgspec.msgpack.Decoder else _msgpack_decoder(kind)
+    return _decode(decoder, data, limit, what)
 
 
 def _decode(decoder: Any, data: bytes, limit: int, what: str) -> Any:

@@ -62,6 +62,7 @@ class Checkpoint(Message, frozen=True, forbid_unknown_fields=True, array_like=Tr
 
 
 Vote = PrePrepare | Prepare | Commit | Checkpoint
+_VOTE: Final[msgspec.msgpack.Decoder[Vote]] = msgspec.msgpack.Decoder(Vote)
 
 
 def vote_domain(chain: str) -> str:
@@ -96,7 +97,7 @@ def open_vote(chain: str, sealed: bytes) -> tuple[str, Vote]:
         Refused: `too_large`, `truncated`, `bad_signature` or `malformed`.
     """
     opened = open_authentic(chain, sealed, limit=MAX_VOTE_BYTES)
-    vote: Vote = from_bytes(opened.payload, Vote, limit=MAX_VOTE_BYTES, what="vote")
+    vote: Vote = from_bytes(opened.payload, _VOTE, limit=MAX_VOTE_BYTES, what="vote")
     return opened.sender, vote
 
 

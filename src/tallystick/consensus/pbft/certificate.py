@@ -21,7 +21,7 @@ from tallystick.consensus.pbft.messages import (
 )
 from tallystick.errors import Refused
 
-_VOTES: Final = Annotated[list[bytes], msgspec.Meta(max_length=MAX_VALIDATORS)]
+_VOTES: Final = msgspec.msgpack.Decoder(Annotated[list[bytes], msgspec.Meta(max_length=MAX_VALIDATORS)])
 
 
 def make_certificate(sealed_commits: Iterable[bytes]) -> bytes:

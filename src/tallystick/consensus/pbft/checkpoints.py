@@ -103,10 +103,12 @@ def _settle(state: State) -> None:
     """
     for height in sorted(state.contents):
         group, content = _signers(state, height), state.contents[height]
-        known = decode_content(content).epoch == group.epoch and group.since == state.trusted.since
-        if height <= state.stable.height or not known:
+        votes = list(state.checkpoint_votes.get(height, {}).values())
+        if height <= state.stable.height or len(votes) < group.quorum or group.since != state.trusted.since:
             continue
-        name, votes = group.checkpoint_digest(content), list(state.checkpoint_votes.get(height, {}).values())
+        if decode_content(content).epoch != group.epoch:
+            continue
+        name = group.checkpoint_digest(content)
         for digest in sorted({ballot.digest for ballot in votes}):
             matching = [ballot.sealed for ballot in votes if ballot.digest == digest]
             if len(matching) < group.quorum:

@@ -193,6 +193,7 @@ class Chunk(Message, frozen=True, forbid_unknown_fields=True, array_like=True, t
 Following = Status | Fetch | Blocks | Checkpoints | FetchChunk | Chunk | Forward
 """What is understood between nodes of different epochs."""
 OnChannel = Proposal | PrePrepare | Prepare | Commit | Checkpoint | FetchBody | Body | ViewChange | NewView | Following
+_ON_CHANNEL: Final[msgspec.msgpack.Decoder[OnChannel]] = msgspec.msgpack.Decoder(OnChannel)
 
 
 def encode_block(block: Block) -> bytes:
@@ -221,7 +222,7 @@ def open_message(group: Group, data: bytes) -> tuple[str, OnChannel]:
         Refused: `too_large`, `truncated`, `bad_signature` or `malformed`.
     """
     opened = open_authentic(group.chain, data, limit=MAX_FRAME_BYTES)
-    message: OnChannel = from_bytes(opened.payload, OnChannel, limit=MAX_FRAME_BYTES, what="message")
+    message: OnChannel = from_bytes(opened.payload, _ON_CHANNEL, limit=MAX_FRAME_BYTES, what="message")
     return opened.sender, message
 
 

@@ -45,7 +45,7 @@ _KINDS: Final[dict[Phase, type[PrePrepare | Prepare | Commit]]] = {
 
 def propose_if_due(state: State) -> None:
     """As primary, starts agreement on as many blocks as there is reason and room for."""
-    while state.active and state.votes_here and state.primary == state.me and _propose_one(state):
+    while state.active and state.primary == state.me and state.votes_here and _propose_one(state):
         pass
 
 

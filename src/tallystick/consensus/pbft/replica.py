@@ -216,7 +216,7 @@ class Replica:
         finally:
             if (group, view, active) != (state.group, state.view, state.active):
                 self._release_held()
-        if stable != state.stable:
+        if stable is not state.stable:
             normal.consider_all(state)  # the end of the epoch may have waited for this
 
     def _executed(self, event: Executed) -> None:

@@ -46,9 +46,17 @@ def on_checkpoints(state: State, sender: str, message: Checkpoints) -> None:
     found = _walk(state, message.proofs)
     gap = 0 if _blocks_are_gone(state) else TRANSFER_GAP * state.group.parameters.interval
     if found is not None and found.target.height > state.head.height + gap and _is_better(state, found):
-        state.transfer = found
-        state.inbound.clear()
-        state.fetch = None
+        _aim_at(state, found)
+
+
+def _aim_at(state: State, found: Transferring) -> None:
+    """Goes for another target. Whom we waited for in vain is remembered: a chain that is quick to its next checkpoint
+    would else have us begin with the same silent peers for each."""
+    if state.transfer is not None:
+        found.turn, found.slow = state.transfer.turn, state.transfer.slow
+    state.transfer = found
+    state.inbound.clear()
+    state.fetch = None
 
 
 def _blocks_are_gone(state: State) -> bool:

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from tallystick.lab.consensus.node import Node
 
 _PHASES: Final = {"PrePrepare": Phase.PRE_PREPARE, "Prepare": Phase.PREPARE, "Commit": Phase.COMMIT}
+_SEALED: Final = msgspec.msgpack.Decoder(list[bytes])
 LOOK_EVERY: Final = 16
 """Batches of work of one node between two looks at its memory."""
 
@@ -242,7 +243,7 @@ class Watch:
     def _5_certificate(self, node: "Node", row: Row) -> None:
         """Checked here by counting, not by the engine's own function, which may share its mistake."""
         certificate, height = row.block.certificate, row.block.height
-        sealed = from_bytes(certificate, list[bytes], limit=1 << 20, what="certificate")
+        sealed = from_bytes(certificate, _SEALED, limit=1 << 20, what="certificate")
         opened_votes = [open_vote(self.cluster.genesis.chain, vote) for vote in sealed]
         epochs = {vote.epoch for _, vote in opened_votes}
         views = {vote.view for _, vote in opened_votes if isinstance(vote, Commit)}

@@ -35,7 +35,7 @@ from tallystick.consensus.pbft.group import Group
 from tallystick.consensus.pbft.io import Broadcast, Durable, Persist, Phase
 from tallystick.consensus.pbft.messages import Block, NewView, ViewChange
 from tallystick.consensus.pbft.pool import Pool
-from tallystick.consensus.pbft.state import Ballot, Instance, State
+from tallystick.consensus.pbft.state import Ballot, Instance, State, Transferring
 from tallystick.errors import Refused
 from tallystick.lab.consensus.campaign import Seeds, run_seed
 from tallystick.lab.consensus.run import Verdict
@@ -463,6 +463,19 @@ def checkpoint_votes_outlive_their_epoch() -> Iterator[None]:
 
     original = checkpoints.enter_epoch
     with swapped((checkpoints, "enter_epoch", enter)):
+        yield
+
+
+@planted
+def silent_peers_asked_again_for_each_target() -> Iterator[None]:
+    """Whoever fetches a snapshot forgets at each new checkpoint which peers did not answer, and begins with them."""
+
+    def aim_at(s: State, found: Transferring) -> None:
+        original(s, found)
+        found.turn, found.slow = 0, set()
+
+    original = transfer._aim_at
+    with swapped((transfer, "_aim_at", aim_at)):
         yield
 
 

@@ -24,8 +24,10 @@ class World:
         self.story: list[str] | None = [] if story else None
         """What happened, for people; None when nobody reads it, for it takes more time than the run."""
         self._seed = seed
-        self._heap: list[tuple[int, int, Callable[..., None], tuple[Any, ...]]] = []
-        self._order = 0
+        self._times: list[int] = []
+        """A heap of the instants at which something will happen."""
+        self._due: dict[int, list[tuple[Callable[..., None], tuple[Any, ...]]]] = {}
+        """What, in the order in which it was asked for."""
         self._trace = blake2b(digest_size=16)
         self.trace: Callable[[bytes], None] = self._trace.update
         """Takes part in the hash that names this run."""
@@ -36,23 +38,28 @@ class World:
 
     def later(self, delay_ms: int, action: Callable[..., None], *args: Any) -> None:
         """Events of one instant happen in the order in which they were asked for."""
-        self._order += 1
-        heapq.heappush(self._heap, (self.now + delay_ms, self._order, action, args))
+        time = self.now + delay_ms
+        due = self._due.get(time)
+        if due is None:
+            due = self._due[time] = []
+            heapq.heappush(self._times, time)
+        due.append((action, args))
 
     def run(self, until_ms: int, done: Callable[[], bool] | None = None) -> bool:
         """Lets things happen until that time; stops early, and says so, once `done`, asked every 100 ms."""
-        heap = self._heap
-        asked = self.now
-        while heap and heap[0][0] <= until_ms:
-            time, _, action, args = heapq.heappop(heap)
+        times, asked = self._times, self.now
+        while times and times[0] <= until_ms:
+            time = times[0]
             if done is not None and time >= asked:
                 if done():
-                    heapq.heappush(heap, (time, _, action, args))
                     return True
                 asked = time + 100
             self.now = time
-            self.events += 1
-            action(*args)
+            due = self._due[time]
+            for action, args in due:  # which grows by what is asked for at once
+                action(*args)
+            self.events += len(due)
+            del self._due[heapq.heappop(times)]
         self.now = until_ms
         return done is not None and done()
 
