@@ -42,4 +42,10 @@ REGRESSIONS = (
         13,
         "the next target of a state transfer keeps who was slow and whose turn it is (transfer._aim_at)",
     ),
+    Regression(
+        "queue_outlives_a_transfer",
+        "seed 364, n = 4, a slow node that takes over a snapshot",
+        13,
+        "what waits is examined after a restore (forwarding.examine_all)",
+    ),
 )

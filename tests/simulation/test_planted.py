@@ -48,8 +48,8 @@ FOUND_BY = {
     "proposals_below_the_base_of_the_view": 176,
     "first_epoch_unknown_after_restart": 364,
 }
-SIZED = {"silent_peers_asked_again_for_each_target": (500_053, 7)}
-"""Found by seeds of the long campaign, which gives them a size."""
+SIZED = {"silent_peers_asked_again_for_each_target": (500_053, 7), "queue_outlives_a_transfer": (364, 4)}
+"""Found by a seed for a cluster of this size."""
 SEARCHED = 40
 AIMED_AT = "checkpoint_votes_outlive_their_epoch"
 """Ordinary seeds find it too seldom; it has a plan of its own."""

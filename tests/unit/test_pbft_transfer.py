@@ -27,7 +27,7 @@ from pbft_cluster import (
 from tallystick.canon.chunks import CHUNK_BYTES, chunk, manifest_of
 from tallystick.canon.encoding import to_bytes
 from tallystick.consensus.pbft import Group, Parameters
-from tallystick.consensus.pbft.io import Effect, EpochRecord, Restore, SaveChunk, Send, StartTransfer
+from tallystick.consensus.pbft.io import Effect, EpochRecord, Restore, SaveChunk, Send, StartTransfer, Submitted
 from tallystick.consensus.pbft.messages import (
     Blocks,
     Checkpoints,
@@ -104,6 +104,14 @@ def test_a_snapshot_comes_in_chunks_from_several_peers_and_the_chain_continues_f
     (restore,) = [e for e in late.effects if isinstance(e, Restore)]
     assert (restore.head.height, restore.checkpoint.height, restore.checkpoint.ends) == (TARGET, TARGET, False)
     assert records(late.effects, EpochRecord) == [EpochRecord(1, 12, 0, FOUR.validators)]
+
+
+def test_what_the_blocks_that_were_passed_over_made_void_is_waited_for_no_longer() -> None:
+    late = behind()
+    late.step(Submitted(b"void by now"))
+    late.step(Submitted(b"still good"))
+    complete(late, late.tick())
+    assert late.replica.waiting == 1
 
 
 def test_a_poisoned_chunk_or_manifest_is_refused_and_its_sender_asked_no_more() -> None:

@@ -184,6 +184,19 @@ def test_before_it_leaves_it_asks_whether_the_transaction_is_still_good() -> Non
     assert (backup.replica.view, backup.replica.waiting) == (0, 0)
 
 
+def test_who_stood_still_past_the_timeout_asks_first_too() -> None:
+    backup = node(FOUR, 1)
+    backup.step(Submitted(b"void by now"))
+    backup.tick()
+    backup.tick(5000)
+    assert (backup.replica.view, backup.replica.waiting) == (0, 0)
+    backup.step(Submitted(b"still good"))
+    backup.tick()
+    for ms, view in ((5000, 0), (499, 0), (1, 1)):
+        backup.tick(ms)
+        assert backup.replica.view == view
+
+
 # ---- the four rules of liveness
 
 
@@ -192,7 +205,8 @@ def waiting(by: int = 1, n: int = 4) -> Node:
     lone = node(group_of(n), by)
     lone.step(Submitted(b"one"))
     lone.tick()
-    lone.tick(1000)
+    lone.tick(500)
+    lone.tick(500)
     assert (lone.replica.view, lone.replica.active) == (1, False)
     return lone
 
@@ -212,7 +226,8 @@ def test_rule_1_with_a_quorum_it_waits_twice_as_long_each_time() -> None:
         lone.receive(0, view_change(FOUR, 0, view))
         lone.tick()
         patience = 1000 << min(view, MAX_DOUBLINGS)
-        lone.tick(patience - 1)
+        lone.tick(patience // 2)
+        lone.tick(patience // 2 - 1)
         assert lone.replica.view == view
         lone.tick(1)
         assert lone.replica.view == view + 1

@@ -350,6 +350,7 @@ os._exit(9)
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(position=st.integers(0, 2**24))
 @example(position=65535)
+@example(position=144)  # of the byte that says who may write
 def test_no_flipped_bit_changes_what_is_read(tmp_path: Path, position: int) -> None:
     """Wherever it strikes: what comes out is refused, or is what went in."""
     path = tmp_path / "flipped.db"

@@ -146,6 +146,7 @@ class Store:
             self._open(chain, identity, forgotten)
             self._summary = self._load_summary()
             self._check()
+            self._log = self._open_log()
         except sqlite3.DatabaseError as error:
             self._db.close()
             if getattr(error, "sqlite_errorcode", 0) & 0xFF in OUTSIDE:  # what Python cannot decode has no code
@@ -158,7 +159,6 @@ class Store:
             self._db.close()
             raise
         self._turns = os.open(self._mark, os.O_WRONLY)
-        self._log = self._open_log()
 
     def close(self) -> None:
         """Commits what has gathered, and gives the file back."""

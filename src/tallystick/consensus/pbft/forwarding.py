@@ -70,6 +70,13 @@ def _frames(state: State, transactions: list[bytes]) -> Iterator[bytes]:
         yield seal_message(state.key, state.group, Forward(state.group.epoch, batch))
 
 
+def examine_all(state: State) -> None:
+    """After a restore: the blocks that were passed over may hold what waits here."""
+    state.patience.until_ms = None
+    if state.pool.waiting:
+        state.do(Examine(tuple(state.pool.waiting), again=False))
+
+
 def recheck_if_due(state: State) -> None:
     if state.clock.elapsed_ms < state.clock.recheck_ms:
         return

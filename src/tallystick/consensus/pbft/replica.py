@@ -193,6 +193,7 @@ class Replica:
             case Restored():
                 assert event.height == state.head.height, f"restored {event.height}, wanted {state.head.height}"
                 state.executed, state.deadline_ms, state.change_due = event.height, event.deadline_ms, False
+                forwarding.examine_all(state)
             case Connected():
                 self._greet(event.peer)
             case BlocksRead():

@@ -61,6 +61,7 @@ def _watch(state: State) -> None:
         patience.until_ms, patience.watched, patience.nudged = now + _timeout(state), oldest, False
     elif patience.watched and not patience.nudged and 2 * now >= 2 * patience.until_ms - _timeout(state):
         patience.nudged = True  # it may be void by now, or the primary may never have heard of it
+        patience.until_ms = max(patience.until_ms, now + _timeout(state) // 2)  # this process may have stood still
         state.do(Examine((patience.watched,), again=True))
 
 

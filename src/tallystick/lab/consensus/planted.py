@@ -22,6 +22,7 @@ from tallystick.consensus.pbft import (
     catchup,
     certificate,
     checkpoints,
+    forwarding,
     group,
     messages,
     normal,
@@ -476,6 +477,22 @@ def silent_peers_asked_again_for_each_target() -> Iterator[None]:
 
     original = transfer._aim_at
     with swapped((transfer, "_aim_at", aim_at)):
+        yield
+
+
+@planted
+def queue_outlives_a_transfer() -> Iterator[None]:
+    """Whoever took over a snapshot waits for transactions that the blocks it passed over hold, and if it stands still
+    for a moment it blames the primary without asking whether they are still good."""
+
+    def watch(s: State) -> None:
+        until = s.patience.until_ms
+        original(s)
+        if s.patience.nudged and until is not None:
+            s.patience.until_ms = until
+
+    original = views._watch
+    with swapped((forwarding, "examine_all", lambda s: None), (views, "_watch", watch)):
         yield
 
 
