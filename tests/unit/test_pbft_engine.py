@@ -5,6 +5,7 @@ import json
 import random
 import sqlite3
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ from tallystick.network.admission import Admission
 from tallystick.network.engine import HaltedError, PbftEngine, Shell
 from tallystick.network.peers import Validator, split_address
 from tallystick.network.store import DamagedError, Store
-from tallystick.network.tls import client_context
+from tallystick.network.tls import client_context, make_certificate
 
 KEYS = [Key.from_seed(bytes([i]) * 32) for i in range(5)]
 NAMES = [key.identity for key in KEYS]
@@ -296,6 +297,40 @@ def test_a_validator_joins_and_another_one_leaves(tmp_path: Path) -> None:
         last = verify_history(GROUP, cluster.stores[2].history())
         assert last.validators == tuple(NAMES[1:])
         assert set(cluster.engines[1].status().connected) >= set(NAMES[2:])
+
+    run_cluster(tmp_path, scenario)
+
+
+BAD_ENTRIES: dict[str, Callable[[Validator], Validator]] = {
+    "no certificate": lambda listed: replace(listed, certificate=""),
+    "another's certificate": lambda listed: replace(listed, certificate=make_certificate(KEYS[1])),
+    "a certificate with more behind it": lambda listed: replace(
+        listed, certificate=listed.certificate + "é\n-----BEGIN"
+    ),
+    "no address": lambda listed: replace(listed, address="nowhere"),
+}
+
+
+@pytest.mark.parametrize("what", BAD_ENTRIES)
+def test_who_gives_the_ledger_a_bad_certificate_harms_nobody_else(tmp_path: Path, what: str) -> None:
+    """The ledger takes any text, and one validator alone can change its own by changing its key."""
+
+    async def scenario(cluster: Cluster) -> None:
+        cluster.start_four()
+        await cluster.fill(0, 2, "before")
+        cluster.listed[NAMES[4]] = BAD_ENTRIES[what](cluster.listed[NAMES[4]])
+        cluster.engines[0].submit(b"validators 0 1 2 4")
+        await cluster.fill(1, 6, "after")
+        await cluster.stop(3)
+        await cluster.until(b"after 5")
+        assert [cluster.engines[index].status().epoch for index in range(3)] == [1, 1, 1]
+        usable = what == "a certificate with more behind it"
+        counted = ["bad_entry" in cluster.engines[index].status().rejections for index in range(3)]
+        assert counted == [not usable] * 3
+        await cluster.stop(1)
+        cluster.start(1)
+        await cluster.fill(1, 2, "again")
+        await cluster.until(b"again 1")
 
     run_cluster(tmp_path, scenario)
 

@@ -207,12 +207,18 @@ def add(
     from tallystick.canon.encoding import from_json
     from tallystick.ledger.genesis import ValidatorInfo
     from tallystick.ledger.transactions import AddValidator
+    from tallystick.network.peers import split_address
+    from tallystick.network.tls import pinned_form
     from tallystick.network.validator import MAX_CARD_BYTES
 
     try:
         info = from_json(card.read_bytes(), ValidatorInfo, limit=MAX_CARD_BYTES, what=str(card))
+        split_address(info.address)
     except OSError as error:
         fail(f"{card}: {error.strerror}")
+    except ValueError as error:
+        fail(f"{card}: {error}")
+    pinned_form(info.identity, info.certificate)
     body = AddValidator(info.identity, info.address, info.url, info.certificate, info.stake)
     _show_outcome(_send(home, body, join), json)
 

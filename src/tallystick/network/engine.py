@@ -129,7 +129,7 @@ class PbftEngine:
 
     Raises:
         DamagedError: the store and the application contradict each other.
-        Refused: `bad_group` or `bad_certificate`.
+        Refused: `bad_group`.
     """
 
     def __init__(

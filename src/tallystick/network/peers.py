@@ -7,12 +7,14 @@ channel that broke are forgotten.
 
 import asyncio
 import random
+import ssl
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from tallystick.canon.identity import Key
+from tallystick.errors import Refused
 from tallystick.network.channels import Incoming, Outgoing, certificate_of
 from tallystick.network.inbox import Inbox
 from tallystick.network.tls import client_context, pinned_form, server_context
@@ -43,9 +45,6 @@ class Peers:
         inbox: where incoming frames go, under the identity that the channel has proven.
         opened: called with a peer's identity when the channel to it is open.
         jitter: draws the random part of waits.
-
-    Raises:
-        Refused: `bad_certificate`, if a certificate in the list is not its validator's.
     """
 
     def __init__(
@@ -66,9 +65,7 @@ class Peers:
         self._incoming: dict[str, Incoming] = {}
         self._dialing: dict[str, asyncio.Task[None]] = {}
         self._running = False
-        certificates = [v.certificate for v in validators]
-        self._server_tls = server_context(key, certificates)
-        self._client_tls = client_context(key, certificates)
+        self._server_tls, self._client_tls = server_context(key), client_context(key)
         self.regroup(validators)
 
     @property
@@ -102,21 +99,34 @@ class Peers:
             channel.flush()
 
     def regroup(self, validators: Sequence[Validator]) -> None:
-        """Keeps channels to these validators from now on, and to no others."""
-        others = {v.identity: v for v in validators if v.identity != self._key.identity}
-        pins = {pinned_form(v.identity, v.certificate): v.identity for v in others.values()}
+        """Keeps channels to these validators from now on, and to no others.
+
+        The ledger takes any text for an address or certificate. A bad one leaves its own validator without channels.
+        """
+        forms = {v.identity: self._pinned_form(v) for v in validators}
+        pins = {form: identity for identity, form in forms.items() if form and identity != self._key.identity}
+        others = {v.identity: v for v in validators if v.identity in pins.values()}
         gone = [peer for peer, before in self._others.items() if others.get(peer) != before]
         new = [peer for peer, now in others.items() if self._others.get(peer) != now]
         self._others, self._pins = others, pins
         for peer in gone:
             self._leave(peer)
         for peer in new:
-            trusted = others[peer].certificate
-            # A certificate that was trusted once stays in these; `_pins` is what decides.
-            self._server_tls.load_verify_locations(cadata=trusted)
-            self._client_tls.load_verify_locations(cadata=trusted)
             if self._running:
                 self._dial(peer)
+
+    def _pinned_form(self, validator: Validator) -> bytes | None:
+        """The certificate that is `validator`'s, after making TLS trust it; None if nobody could reach it."""
+        try:
+            split_address(validator.address)
+            form = pinned_form(validator.identity, validator.certificate)
+            # What was trusted once stays so in these; `_pins` is what decides.
+            self._server_tls.load_verify_locations(cadata=form)
+            self._client_tls.load_verify_locations(cadata=form)
+        except (Refused, ValueError, ssl.SSLError):
+            self.rejections["bad_entry"] += 1
+            return None
+        return form
 
     async def run(self) -> None:
         """Works until cancelled, and then leaves no channel open."""

@@ -78,12 +78,12 @@ def _check_holder(identity: str, public: object) -> None:
         raise Refused("bad_certificate", f"{identity[:12]}: the certificate is of another key, {holder}")
 
 
-def server_context(key: Key, certificates: Iterable[str]) -> ssl.SSLContext:
+def server_context(key: Key, certificates: Iterable[str] = ()) -> ssl.SSLContext:
     """For accepting channels from the holders of `certificates`."""
     return _context(ssl.PROTOCOL_TLS_SERVER, key, certificates)
 
 
-def client_context(key: Key, certificates: Iterable[str]) -> ssl.SSLContext:
+def client_context(key: Key, certificates: Iterable[str] = ()) -> ssl.SSLContext:
     """For opening channels to the holders of `certificates`. Host names are not compared: keys are."""
     return _context(ssl.PROTOCOL_TLS_CLIENT, key, certificates)
 
@@ -108,7 +108,8 @@ def unpinned_client_context() -> ssl.SSLContext:
 def _context(protocol: int, key: Key, certificates: Iterable[str]) -> ssl.SSLContext:
     context = _bare(protocol)
     context.verify_mode = ssl.CERT_REQUIRED
-    context.load_verify_locations(cadata="\n".join(certificates))
+    for certificate in certificates:
+        context.load_verify_locations(cadata=certificate)
     _load_identity(context, key)
     return context
 
