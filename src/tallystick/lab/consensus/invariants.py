@@ -42,7 +42,8 @@ if TYPE_CHECKING:
 _PHASES: Final = {"PrePrepare": Phase.PRE_PREPARE, "Prepare": Phase.PREPARE, "Commit": Phase.COMMIT}
 _SEALED: Final = msgspec.msgpack.Decoder(list[bytes])
 LOOK_EVERY: Final = 16
-"""Batches of work of one node between two looks at its memory."""
+"""Batches of work of one node between two looks at its memory; in one seed of `CLOSE_LOOKS` each batch has one."""
+CLOSE_LOOKS: Final = 4
 
 
 class Watch:
@@ -70,11 +71,14 @@ class Watch:
         """By epoch and height: the lowest view whose certificate an honest node has, and what it names."""
         self._certificates: set[bytes] = set()
         self._marks: dict[int, tuple[int, int, int, int]] = {}
-        """By node: epoch, view, low watermark and height at the last look."""
+        """By node: epoch, view, low watermark and height when all of a batch's work was last on disk."""
+        self._live: dict[int, tuple[int, int, int, int]] = {}
+        """The same after the last event; what was not on disk yet is lost with the life."""
         self._seen: dict[int, set[bytes]] = {}
         self._leaving: dict[int, dict[str, tuple[int, int]]] = {}
         """By node: for which epoch and view each peer has told it that it leaves."""
         self._looks: dict[int, int] = {}
+        self._look_every = 1 if cluster.plan.seed % CLOSE_LOOKS == 0 else LOOK_EVERY
 
     # ---- what the nodes report
 
@@ -82,7 +86,8 @@ class Watch:
         self._seen[node.index] = set()
         self._leaving[node.index] = {}
         if node.honest:
-            self._9_nothing_goes_back(node)
+            marks = self._9_nothing_goes_back(node, self._marks.get(node.index))
+            self._marks[node.index] = self._live[node.index] = marks
 
     def told_to_leave(self, node: "Node", peer: str, frame: bytes) -> None:
         try:
@@ -177,14 +182,19 @@ class Watch:
             self._8_same_state(node, restore.head.height)
             self._15_ledger(node)
 
+    def stepped(self, node: "Node") -> None:
+        """An event has changed something in a node."""
+        if node.honest:
+            self._live[node.index] = self._9_nothing_goes_back(node, self._live.get(node.index))
+
     def settled(self, node: "Node") -> None:
-        """A node has finished a batch of work."""
+        """A node has finished a batch of work, and it is on disk."""
         if not node.honest:
             return
-        self._9_nothing_goes_back(node)
+        self._marks[node.index] = self._live[node.index]
         looks = self._looks.get(node.index, 0)
         self._looks[node.index] = looks + 1
-        if looks % LOOK_EVERY == 0:
+        if looks % self._look_every == 0:
             self._10_bounded(node)
 
     def regrouped(self, node: "Node", group: Group) -> None:
@@ -308,18 +318,16 @@ class Watch:
             if self.roots.setdefault(height, snapshot) != snapshot:
                 raise Violation(8, f"{node.name} has another snapshot at {height} than a node before it")
 
-    def _9_nothing_goes_back(self, node: "Node") -> None:
+    def _9_nothing_goes_back(self, node: "Node", before: tuple[int, int, int, int] | None) -> tuple[int, int, int, int]:
+        """Returns where the node stands."""
         replica = node.replica
         assert replica is not None
         epoch, view, low, height = marks = (replica.epoch, replica.view, replica.low, replica.height)
         if low > height:
             raise Violation(9, f"{node.name} is at {height}, below its low watermark {low}")
-        before = self._marks.get(node.index)
-        self._marks[node.index] = marks
-        if before is None or before == marks:
-            return
-        if (epoch, view) < before[:2] or low < before[2] or height < before[3]:
+        if before is not None and ((epoch, view) < before[:2] or low < before[2] or height < before[3]):
             raise Violation(9, f"{node.name} went back: epoch, view, low mark, height were {before} and are {marks}")
+        return marks
 
     def _9_between_the_watermarks(self, node: "Node", vote: Vote) -> None:
         """A node that dies while it sends has no marks any more; those that it had are in the next life's."""

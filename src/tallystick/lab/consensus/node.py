@@ -298,6 +298,7 @@ class Node:
         if not effects:
             return
         self._acted = True
+        self.cluster.watch.stepped(self)
         answers: list[Event] = []
         for effect in effects:
             if self._doomed is not None:
