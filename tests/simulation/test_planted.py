@@ -11,8 +11,9 @@ from tallystick.consensus.pbft.group import Parameters
 from tallystick.lab.consensus.campaign import Seeds, run_seed
 from tallystick.lab.consensus.network import Weather
 from tallystick.lab.consensus.plan import Plan, Trouble
-from tallystick.lab.consensus.planted import BUGS, find
+from tallystick.lab.consensus.planted import BUGS
 from tallystick.lab.consensus.run import run
+from tallystick.lab.consensus.search import find
 
 FOUND_BY = {
     "quorum_of_two_thirds_rounded_down": 2,

@@ -89,7 +89,8 @@ def _run(seeds: "Seeds", jobs: int, n: int | None, json: Path | None) -> bool:
 
 
 def _find(name: str, seeds: "Seeds", json: Path | None) -> bool:
-    from tallystick.lab.consensus.planted import BUGS, find
+    from tallystick.lab.consensus.planted import BUGS
+    from tallystick.lab.consensus.search import find
 
     names = sorted(BUGS) if name == "all" else [name]
     if unknown := [each for each in names if each not in BUGS]:

@@ -15,8 +15,6 @@ from tallystick.canon.votes import Commit, Vote, open_vote
 from tallystick.consensus.pbft import limits
 from tallystick.consensus.pbft.group import Group
 from tallystick.consensus.pbft.io import (
-    CheckpointRecord,
-    ContentRecord,
     EpochRecord,
     Phase,
     Received,
@@ -29,9 +27,10 @@ from tallystick.consensus.pbft.limits import TRANSFER_GAP
 from tallystick.consensus.port import CommittedBlock
 from tallystick.errors import Refused
 from tallystick.lab.consensus.application import FUNDS, Reply, check_request, total
-from tallystick.lab.consensus.byzantine import opened, tag_of
 from tallystick.lab.consensus.disk import Row
+from tallystick.lab.consensus.frames import opened, tag_of
 from tallystick.lab.consensus.signatures import EARLY_FRAMES
+from tallystick.lab.consensus.transcript import describe_frame, describe_record
 from tallystick.lab.consensus.world import Violation
 
 if TYPE_CHECKING:
@@ -216,8 +215,6 @@ class Watch:
 
     def heard(self, source: "Node", target: "Node", frame: bytes) -> None:
         """For the story alone."""
-        from tallystick.lab.consensus.transcript import describe_frame  # noqa: PLC0415 only a story needs it
-
         self.cluster.world.tell(target.name, f"<- {source.index} {describe_frame(self.cluster, frame)}")
 
     # ---- the invariants
@@ -399,19 +396,3 @@ def bounds(members: int, peers: int, span: int) -> dict[str, int]:
         "pool_bytes": limits.MAX_POOL_BYTES,
         "accused": members * limits.MAX_EVIDENCE,
     }
-
-
-def describe_record(record: Record) -> str:
-    match record:
-        case VoteRecord():
-            return f"{record.phase} {record.height} in view {record.view}: {record.digest.hex()[:6]}"
-        case ViewRecord():
-            return f"view {record.view}" + (", its view change" if record.view_change else "")
-        case CheckpointRecord():
-            return f"stable checkpoint {record.height}" + (", which ends a rule" if record.ends else "")
-        case EpochRecord():
-            return f"epoch {record.epoch} after {record.start}, {len(record.validators)} validators"
-        case ContentRecord():
-            return f"what came out at {record.height}"
-        case _:
-            return f"mute until epoch {record.until or '?'}"

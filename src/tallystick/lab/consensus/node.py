@@ -10,20 +10,16 @@ from copy import deepcopy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from tallystick.canon import chunks
 from tallystick.canon.identity import Key
 from tallystick.consensus.pbft.group import Group
 from tallystick.consensus.pbft.io import (
     Accuse,
-    BlocksRead,
     Broadcast,
-    ChunkRead,
     Connected,
     Deliver,
     Effect,
     Event,
     Examine,
-    Examined,
     Executed,
     Halt,
     Outcome,
@@ -39,14 +35,14 @@ from tallystick.consensus.pbft.io import (
     StartTransfer,
     Submitted,
     Tick,
-    Verified,
     Verify,
 )
 from tallystick.consensus.pbft.replica import Replica
 from tallystick.errors import Refused
+from tallystick.lab.consensus.answers import examine, outcome_of, read_blocks, read_chunk, verify
 from tallystick.lab.consensus.application import Application
-from tallystick.lab.consensus.byzantine import is_view_change
 from tallystick.lab.consensus.disk import Disk, DiskFull, Kept, Row, Taken
+from tallystick.lab.consensus.frames import is_view_change
 from tallystick.lab.consensus.world import Violation
 
 if TYPE_CHECKING:
@@ -158,7 +154,7 @@ class Node:
             if row.checkpoint and height > self.disk.stable:
                 snapshot = self.app.snapshot()
                 self.disk.write(Kept(height, snapshot))
-                outcome = _outcome(self.app, snapshot)
+                outcome = outcome_of(self.app, snapshot)
         self.disk.sync()
         return outcome
 
@@ -322,14 +318,14 @@ class Node:
                 self.disk.write(effect)
             case Deliver():
                 answers.append(self._deliver(effect))
-            case Verify(digest, transactions):
-                answers.append(Verified(digest, self._verify(transactions)))
-            case Examine(transactions, again):
-                answers.append(self._examine(transactions, again))
-            case ReadBlocks(peer, first, last, max_bytes):
-                answers.append(BlocksRead(peer, self._read_blocks(first, last, max_bytes)))
-            case ReadChunk(peer, height, index):
-                answers.append(self._read_chunk(peer, height, index))
+            case Verify():
+                answers.append(verify(self.app, effect))
+            case Examine():
+                answers.append(examine(self.app, effect))
+            case ReadBlocks():
+                answers.append(read_blocks(self.disk, effect))
+            case ReadChunk():
+                answers.append(read_chunk(self.disk, effect))
             case StartTransfer() | SaveChunk():
                 self.disk.write(effect)
             case Restore():
@@ -388,7 +384,7 @@ class Node:
         if effect.checkpoint:
             snapshot = self.app.snapshot()
             self.disk.write(Kept(block.height, snapshot))
-            outcome = _outcome(self.app, snapshot)
+            outcome = outcome_of(self.app, snapshot)
         change_due = self.app.validators() != self.groups[0].validators
         return Executed(block.height, self.app.next_deadline_ms(), change_due, outcome)
 
@@ -400,50 +396,7 @@ class Node:
         self.cluster.watch.restored(self, effect)
         return Restored(effect.head.height, self.app.next_deadline_ms())
 
-    def _verify(self, transactions: tuple[bytes, ...]) -> str:
-        try:
-            for transaction in transactions:
-                self.app.check(transaction)
-        except Refused as refused:
-            return refused.code
-        return ""
-
-    def _examine(self, transactions: tuple[bytes, ...], again: bool) -> Examined:
-        accepted, refused = [], []
-        for transaction in transactions:
-            try:
-                self.app.admit(transaction)
-                accepted.append(transaction)
-            except Refused as error:
-                refused.append((transaction, error.code))
-        return Examined(tuple(accepted), tuple(refused), again)
-
-    def _read_blocks(self, first: int, last: int, max_bytes: int) -> tuple[tuple[bytes, bytes], ...]:
-        self.disk.sync()
-        found = []
-        for height in range(first, last + 1):
-            row = self.disk.rows.get(height)
-            if row is None:
-                break
-            max_bytes -= len(row.encoded) + len(row.block.certificate)
-            if max_bytes < 0:
-                break
-            found.append((row.encoded, row.block.certificate))
-        return tuple(found)
-
-    def _read_chunk(self, peer: str, height: int, index: int) -> ChunkRead:
-        self.disk.sync()
-        snapshot = self.disk.snapshots.get(height)
-        if snapshot is None:
-            return ChunkRead(peer, height, index, b"", b"")
-        manifest = chunks.manifest_of(snapshot) if index == 0 else b""
-        return ChunkRead(peer, height, index, manifest, chunks.chunk(snapshot, index))
-
     def _halt(self, reason: str) -> None:
         self.halted = reason
         self.cluster.watch.halted(self, reason)
         raise Death
-
-
-def _outcome(app: Application, snapshot: bytes) -> Outcome:
-    return Outcome(chunks.root_of(chunks.manifest_of(snapshot)), app.validators())

@@ -4,12 +4,7 @@ Each is a context manager that patches one function or constant of the core from
 for it. A campaign over ordinary seeds must find each (docs/simulation.md has how soon). The sources are named there.
 """
 
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass
-from typing import Any
-from unittest.mock import patch
+from collections.abc import Iterator, Sequence
 
 import msgspec
 
@@ -38,30 +33,9 @@ from tallystick.consensus.pbft.messages import Block, NewView, ViewChange
 from tallystick.consensus.pbft.pool import Pool
 from tallystick.consensus.pbft.state import Ballot, Instance, State, Transferring
 from tallystick.errors import Refused
-from tallystick.lab.consensus.campaign import Seeds, run_seed
-from tallystick.lab.consensus.run import Verdict
-from tallystick.lab.consensus.signatures import forget_verified
+from tallystick.lab.consensus.planting import BUGS, planted, swapped
 
-Bug = Callable[[], AbstractContextManager[None]]
-BUGS: dict[str, Bug] = {}
-
-
-def planted(bug: Callable[[], Iterator[None]]) -> Bug:
-    made = contextmanager(bug)
-    BUGS[bug.__name__] = made
-    return made
-
-
-@contextmanager
-def swapped(*changes: tuple[object, str, Any]) -> Iterator[None]:
-    """Puts other things in the place of attributes while inside. What was verified outside is forgotten."""
-    with ExitStack() as stack:
-        for owner, name, value in changes:
-            stack.enter_context(patch.object(owner, name, value))
-        forget_verified()
-        yield
-    forget_verified()
-
+__all__ = ["BUGS"]
 
 # ---- arithmetic
 
@@ -494,46 +468,3 @@ def queue_outlives_a_transfer() -> Iterator[None]:
     original = views._watch
     with swapped((forwarding, "examine_all", lambda s: None), (views, "_watch", watch)):
         yield
-
-
-# ---- the search
-
-
-@dataclass(frozen=True)
-class Detection:
-    bug: str
-    seeds: int
-    """How many were run, the one that found it included."""
-    seconds: float
-    verdict: Verdict | None
-
-    @property
-    def found(self) -> bool:
-        return self.verdict is not None
-
-    def line(self) -> str:
-        if self.verdict is None:
-            return f"{self.bug}: NOT FOUND in {self.seeds} seeds, {self.seconds:.1f} s"
-        found = f"{self.bug}: found by seed {self.verdict.seed}, after {self.seeds} seeds, {self.seconds:.1f} s"
-        return f"{found}: {self.verdict.failure}"
-
-    def report(self) -> dict[str, Any]:
-        return {
-            "bug": self.bug,
-            "found": self.found,
-            "seeds": self.seeds,
-            "seconds": round(self.seconds, 1),
-            "seed": None if self.verdict is None else self.verdict.seed,
-            "failure": "" if self.verdict is None else self.verdict.failure,
-        }
-
-
-def find(bug: str, seeds: Seeds) -> Detection:
-    """Runs ordinary seeds, in order, until one fails with the bug planted."""
-    started = time.process_time()
-    with BUGS[bug]():
-        for count, seed in enumerate(range(seeds.first, seeds.last + 1), 1):
-            verdict = run_seed(seed)
-            if not verdict.passed:
-                return Detection(bug, count, time.process_time() - started, verdict)
-    return Detection(bug, seeds.last - seeds.first + 1, time.process_time() - started, None)

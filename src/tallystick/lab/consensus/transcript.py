@@ -1,11 +1,19 @@
-"""What is said, for people: frames of a story, shortened."""
+"""What is said and written, for people: frames and records of a story, shortened."""
 
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from tallystick.canon.sealed import HEADER_BYTES
-from tallystick.lab.consensus.byzantine import opened
+from tallystick.consensus.pbft.io import (
+    CheckpointRecord,
+    ContentRecord,
+    EpochRecord,
+    Record,
+    ViewRecord,
+    VoteRecord,
+)
+from tallystick.lab.consensus.frames import opened
 
 if TYPE_CHECKING:
     from tallystick.lab.consensus.cluster import Cluster
@@ -39,3 +47,19 @@ def _short_bytes(value: bytes) -> str:
         except (msgspec.DecodeError, ValueError, TypeError):
             pass
     return f"<{len(value)} bytes>"
+
+
+def describe_record(record: Record) -> str:
+    match record:
+        case VoteRecord():
+            return f"{record.phase} {record.height} in view {record.view}: {record.digest.hex()[:6]}"
+        case ViewRecord():
+            return f"view {record.view}" + (", its view change" if record.view_change else "")
+        case CheckpointRecord():
+            return f"stable checkpoint {record.height}" + (", which ends a rule" if record.ends else "")
+        case EpochRecord():
+            return f"epoch {record.epoch} after {record.start}, {len(record.validators)} validators"
+        case ContentRecord():
+            return f"what came out at {record.height}"
+        case _:
+            return f"mute until epoch {record.until or '?'}"

@@ -1,0 +1,65 @@
+"""What a node's application and disk answer when its replica asks."""
+
+from tallystick.canon import chunks
+from tallystick.consensus.pbft.io import (
+    BlocksRead,
+    ChunkRead,
+    Examine,
+    Examined,
+    Outcome,
+    ReadBlocks,
+    ReadChunk,
+    Verified,
+    Verify,
+)
+from tallystick.errors import Refused
+from tallystick.lab.consensus.application import Application
+from tallystick.lab.consensus.disk import Disk
+
+
+def verify(app: Application, asked: Verify) -> Verified:
+    try:
+        for transaction in asked.transactions:
+            app.check(transaction)
+    except Refused as refused:
+        return Verified(asked.digest, refused.code)
+    return Verified(asked.digest, "")
+
+
+def examine(app: Application, asked: Examine) -> Examined:
+    accepted, refused = [], []
+    for transaction in asked.transactions:
+        try:
+            app.admit(transaction)
+            accepted.append(transaction)
+        except Refused as error:
+            refused.append((transaction, error.code))
+    return Examined(tuple(accepted), tuple(refused), asked.again)
+
+
+def read_blocks(disk: Disk, asked: ReadBlocks) -> BlocksRead:
+    disk.sync()
+    found, room = [], asked.max_bytes
+    for height in range(asked.first, asked.last + 1):
+        row = disk.rows.get(height)
+        if row is None:
+            break
+        room -= len(row.encoded) + len(row.block.certificate)
+        if room < 0:
+            break
+        found.append((row.encoded, row.block.certificate))
+    return BlocksRead(asked.peer, tuple(found))
+
+
+def read_chunk(disk: Disk, asked: ReadChunk) -> ChunkRead:
+    disk.sync()
+    height, index = asked.height, asked.index
+    snapshot = disk.snapshots.get(height)
+    if snapshot is None:
+        return ChunkRead(asked.peer, height, index, b"", b"")
+    manifest = chunks.manifest_of(snapshot) if index == 0 else b""
+    return ChunkRead(asked.peer, height, index, manifest, chunks.chunk(snapshot, index))
+
+
+def outcome_of(app: Application, snapshot: bytes) -> Outcome:
+    return Outcome(chunks.root_of(chunks.manifest_of(snapshot)), app.validators())
