@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from tallystick.cli.output import errors, fail
+from tallystick.cli.output import errors, require_folder
 
 if TYPE_CHECKING:
     from tallystick.proof.attacks.run import Report
@@ -35,13 +35,11 @@ def attacks(
     from tallystick.network.running import one_torch_thread
     from tallystick.proof.attacks.run import run_attacks
 
+    require_folder("--json", json)
     one_torch_thread()
     report = run_attacks(only, lambda what: None if quiet else errors.print(what))
     if json is not None:
-        try:
-            json.write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n")
-        except OSError as error:
-            fail(f"{json}: {error.strerror}")
+        json.write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n")
     _print(report)
     sys.exit(ACCEPTED_EXIT_CODE if report.accepted else 0)
 

@@ -155,6 +155,7 @@ def _claim(path: Path, join: list[str], full: bool) -> "Claim":
 
     places = Places(path)
     proof = open_proof(places)
+    anchored, committed = _place(proof.signature, join), _place(blob_name(proof.sealed), join)
     verdict = verify(places, How(FULL if full else Sample(secrets.token_bytes(NONCE_BYTES))))
     errors.print(f"{path}: {verdict.reason}", soft_wrap=True, markup=False)
     parent = proof.commitment.parent
@@ -164,8 +165,8 @@ def _claim(path: Path, join: list[str], full: bool) -> "Claim":
         model=proof.statement.model,
         parent=parent.signature if parent else None,
         outcome=verdict.outcome,
-        anchored=_place(proof.signature, join),
-        committed=_place(blob_name(proof.sealed), join),
+        anchored=anchored,
+        committed=committed,
     )
 
 

@@ -3,6 +3,7 @@
 import sys
 
 import typer
+from typer.rich_utils import rich_format_error
 
 from tallystick import __version__
 from tallystick.cli import (
@@ -75,12 +76,22 @@ app.add_typer(lab.lab, name="lab")
 
 
 def main() -> None:
-    """Entry point: an error of ours is one line on standard error and exit status 1, never a traceback."""
+    """Entry point: what goes wrong is one line on standard error and exit status 1, never a traceback.
+
+    That holds for a wrong option, too: 2 is a verdict here (`verify`, `check-record`, `dispute play`), not wrong usage.
+    """
     try:
-        app()
+        sys.exit(app(standalone_mode=False))
+    except typer.TyperException as error:
+        rich_format_error(error)  # type: ignore[arg-type]
+        sys.exit(1)
     except TallystickError as error:
         fail(str(error))
-    except KeyboardInterrupt:
+    except OSError as error:
+        if error.filename is None:
+            raise
+        fail(f"{error.filename}: {error.strerror}")
+    except (KeyboardInterrupt, typer.Abort):
         sys.exit(130)
 
 

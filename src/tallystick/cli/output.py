@@ -1,6 +1,7 @@
 """How commands speak: values on standard output, everything else on standard error, JSON where asked for."""
 
 import sys
+from pathlib import Path
 from typing import Any, NoReturn
 
 import msgspec
@@ -13,6 +14,12 @@ def fail(message: str, code: int = 1) -> NoReturn:
     """Prints one clear line and exits."""
     errors.print(f"[bold red]error:[/] {_escaped(message)}", soft_wrap=True)
     sys.exit(code)
+
+
+def require_folder(option: str, path: Path | None) -> None:
+    """Ends the command before its work if what it is to write at the end has no folder to go to."""
+    if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
+        fail(f"{option} {path}: a file cannot be written there")
 
 
 def print_json(value: Any) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from tallystick.cli.output import errors, fail, print_json
+from tallystick.cli.output import errors, fail, print_json, require_folder
 from tallystick.errors import Refused
 
 if TYPE_CHECKING:
@@ -58,6 +58,7 @@ def verify(
 
     Example: tallystick verify demo-out/proof
     """
+    from tallystick.canon.hashing import is_name
     from tallystick.network.running import one_torch_thread
     from tallystick.proof.directory import Places
     from tallystick.proof.lineage import Remembered, verify_lineage
@@ -68,6 +69,9 @@ def verify(
 
     if (proof / RECORD).is_file():
         fail(f"{proof}: is a record of the tolerant mode, and never verified; use `tallystick check-record`")
+    if spec is not None and not is_name(spec):
+        fail(f"--spec {spec}: is not a SHA-256, 64 lower-case hex digits")
+    require_folder("--html", html)
     one_torch_thread()
     how = How(_policy(full, sample, segments, nonce), jobs, ray, max_steps, spec)
     places = Places(proof, data, checkpoints)
@@ -94,12 +98,12 @@ def verify(
             ancestors = [Places(path, data, checkpoints) for path in parent]
             policy = type(how.policy).__name__.lower()
             verdict = verify_lineage(places, ancestors, policy, check, Remembered(CACHE))
-    if html is not None:
-        write_report(html, places, verdict)
     if json:
         print_json(verdict)
     else:
         _print(verdict)
+    if html is not None:
+        write_report(html, places, verdict)
     sys.exit(verdict.exit_code)
 
 
@@ -154,7 +158,9 @@ def _print(verdict: "Verdict") -> None:
         if value is not None:
             typer.echo(f"  {name}: {value}")
     for generation, ancestor in enumerate(verdict.parents, start=1):
-        typer.echo(f"  ancestor {generation}: {ancestor.proof}: {ancestor.outcome}, {ancestor.reason}")
+        outcome = ancestor.outcome.replace("_", " ")
+        named = f"{ancestor.proof}: " if ancestor.proof else ""
+        typer.echo(f"  ancestor {generation}: {named}{outcome}, {ancestor.reason}")
     for chance in verdict.detection:
         share = f"{chance.bad} bad segment{'s' if chance.bad > 1 else ''}"
         typer.echo(f"  chance to have met one of {share}: {100 * chance.probability:.1f} %")

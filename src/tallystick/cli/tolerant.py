@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
-from tallystick.cli.output import errors, fail, print_json
+from tallystick.cli.output import errors, fail, print_json, require_folder
 
 if TYPE_CHECKING:
     from tallystick.proof.tolerant.run import Setup
@@ -37,6 +37,7 @@ def calibrate(
     from tallystick.proof.tolerant.calibrate import calibrate as calibrated
     from tallystick.proof.tolerant.tolerance import encode_tolerance
 
+    require_folder("--out", out)
     with _progress("calibrating", quiet) as (progress, bar):
         tolerance = calibrated(
             records,

@@ -56,10 +56,9 @@ def train(
 
     one_torch_thread()
     require_exact_arithmetic()
-    secret = _key(key, out)
     ancestor = open_proof(Places(parent)) if parent else None
     run = prepare_run(task, load_task_file(task), start=final_model(ancestor) if ancestor else None)
-    before = begun(out)
+    secret, before = _key(key, out), begun(out)
     same_segment = before is not None and segment in {None, before.segment}
     commitment = commitment_of(
         run.training.spec,

@@ -8,7 +8,7 @@ import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import msgspec
 import safetensors.torch
@@ -31,6 +31,7 @@ from tallystick.program.training import Training, canonical_values, initial_stat
 from tallystick.proof.recorder import Run
 from tallystick.proof.roots import records_root, state_root
 
+MAX_TASK_FILE_BYTES: Final = 2**20
 Count = Annotated[int, msgspec.Meta(ge=1)]
 
 
@@ -129,7 +130,11 @@ def load_task_file(path: Path) -> TaskFile:
         TaskFileError: naming the field that is wrong.
     """
     try:
-        return msgspec.convert(tomllib.loads(path.read_text()), TaskFile)
+        with path.open("rb") as file:
+            data = file.read(MAX_TASK_FILE_BYTES + 1)
+        if len(data) > MAX_TASK_FILE_BYTES:
+            raise TaskFileError(f"{path}: is larger than {MAX_TASK_FILE_BYTES} bytes, so it is no task file")
+        return msgspec.convert(tomllib.loads(data.decode()), TaskFile)
     except OSError as error:
         raise TaskFileError(f"{path}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, msgspec.ValidationError) as error:

@@ -75,7 +75,9 @@ def _open(folder: Path, name: str) -> int:
     except FileNotFoundError:
         raise Refused("missing", f"{name}: is not in {folder}; fetch it from the prover") from None
     except OSError as error:
-        code = "not_a_file" if error.errno in {errno.ELOOP, errno.ENXIO, errno.ENOTDIR} else "unreadable"
+        if error.errno == errno.ELOOP:
+            raise Refused("not_a_file", f"{name}: is a symbolic link, and none is followed; copy the file") from None
+        code = "not_a_file" if error.errno in {errno.ENXIO, errno.ENOTDIR} else "unreadable"
         raise Refused(code, f"{name}: {error.strerror}") from None
     finally:
         os.close(directory)

@@ -1,0 +1,66 @@
+"""What the command says and returns when it is used wrongly: one line or a frame, exit status 1, never a traceback."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from proof_samples import sample
+from tallystick.cli.main import main
+from tallystick.network.task_file import MAX_TASK_FILE_BYTES, TaskFileError, load_task_file
+
+
+def said(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["tallystick", *arguments])
+    with pytest.raises(SystemExit) as left:
+        main()
+    assert isinstance(left.value.code, int)
+    return left.value.code
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["verify", "proof", "--sample", "-1"], "greater than or equal to 0"),
+        (["verify"], "Missing argument"),
+        (["nosuch"], "No such command"),
+        (["verify", "proof", "--spec", "abc"], "--spec abc: is not a SHA-256"),
+        (["verify", "proof", "--html", "/nosuch/report.html"], "--html /nosuch/report.html: a file cannot be written"),
+        (["verify", "proof", "--html", "/"], "--html /: a file cannot be written"),
+        (["attacks", "--json", "/nosuch/a.json"], "--json /nosuch/a.json: a file cannot be written"),
+        (["dispute", "play", "p", "--key", "k", "--join", "h:1"], "k: No such file"),
+        (["dispute", "host", "nosuch", "--key", "k"], "k: No such file"),
+    ],
+)
+def test_wrong_usage_is_no_verdict(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    """Exit status 2 means mismatch, and whoever mistypes an option has not found one."""
+    assert said(monkeypatch, *arguments) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_a_file_that_cannot_be_written_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    assert said(monkeypatch, "dispute", "host", str(tmp_path / "file"), "--key", str(tmp_path / "file")) == 1
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_help_and_version_are_no_errors(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert said(monkeypatch, "--version") == 0 and said(monkeypatch, "verify", "--help") == 0
+    assert "Exit status" in capsys.readouterr().out
+
+
+def test_a_task_file_without_end_is_not_read() -> None:
+    with pytest.raises(TaskFileError, match=str(MAX_TASK_FILE_BYTES)):
+        load_task_file(Path("/dev/zero"))
+
+
+def test_a_mismatch_is_still_2(tmp_path: Path) -> None:
+    sample().write(tmp_path / "proof")
+    command = [sys.executable, "-m", "tallystick.cli.main", "verify", str(tmp_path / "proof"), "--spec", "0" * 64]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and "unwanted_spec" in done.stdout
