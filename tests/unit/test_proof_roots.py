@@ -1,23 +1,14 @@
-"""Roots name tensors, and a chunk can be opened against a root by someone who has nothing else."""
+"""Roots name tensors: values, shapes, dtypes, names and number."""
 
-from dataclasses import replace
 from hashlib import sha256
-from typing import Any
 
 import pytest
 import torch
 
-from tallystick.canon.hashing import digest
 from tallystick.program.optimizers import Tensors
 from tallystick.proof.roots import (
-    CHUNK_BYTES,
-    CONTRIBUTION,
-    RECORDS,
     STATE,
-    ChunkOpening,
     contribution_root,
-    open_chunk,
-    opening_holds,
     records_root,
     root_from_digests,
     state_root,
@@ -77,12 +68,6 @@ def float_bytes(value: int) -> bytes:
     return (((exponent + 127) << 23) | ((value << (23 - exponent)) & 0x7FFFFF)).to_bytes(4, "little")
 
 
-def every_opening() -> list[ChunkOpening]:
-    values = tensors()
-    counts = {"weight": 3, "bytes": 1, "exponent": 1}
-    return [open_chunk(STATE, CONTEXT, values, name, i) for name, count in counts.items() for i in range(count)]
-
-
 def test_a_state_root_is_what_its_description_gives_with_hashlib_alone() -> None:
     assert state_root(tensors(), STEP) == golden_root() == GOLDEN
 
@@ -118,57 +103,3 @@ def test_shape_dtype_and_presence_are_bound(changed: Tensors) -> None:
 def test_a_view_with_strides_has_the_root_of_its_values() -> None:
     wide = torch.arange(24, dtype=torch.float32).reshape(4, 6)
     assert state_root({"w": wide.t()}, 0) == state_root({"w": wide.t().contiguous()}, 0)
-
-
-def test_every_chunk_opens() -> None:
-    root = state_root(tensors(), STEP)
-    for opening in every_opening():
-        assert len(opening.data) <= CHUNK_BYTES
-        assert opening_holds(STATE, CONTEXT, root, opening)
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda o: {"data": bytes([o.data[0] ^ 1]) + o.data[1:]},
-        lambda o: {"data": o.data[:-1]},
-        lambda o: {"data": o.data + b"\0"},
-        lambda o: {"index": o.index + 1},
-        lambda o: {"index": o.index - 1},
-        lambda o: {"name": o.name + "x"},
-        lambda o: {"dtype": "int32" if o.dtype != "int32" else "float32"},
-        lambda o: {"dtype": "float64"},
-        lambda o: {"shape": (1, *o.shape)},
-        lambda o: {"shape": tuple(-size for size in o.shape) or (-1,)},
-        lambda o: {"tensor_index": o.tensor_index + 1},
-        lambda o: {"tensor_index": o.tensor_index - 1},
-        lambda o: {"tensors": o.tensors + 1},
-        lambda o: {"tensors": 0},
-        lambda o: {"tensors": 2**70, "tensor_path": (bytes(32),) * 70},
-        lambda o: {"shape": (2**70, *o.shape)},
-        lambda o: {"chunk_path": (*o.chunk_path, bytes(32))},
-        lambda o: {"tensor_path": o.tensor_path[:-1]},
-        lambda o: {"tensor_path": (bytes(32), *o.tensor_path[1:])},
-        lambda o: {"tensor_path": (b"short", *o.tensor_path[1:])},
-    ],
-)
-def test_an_opening_that_was_altered_does_not_hold(change: Any) -> None:
-    root = state_root(tensors(), STEP)
-    for opening in every_opening():
-        assert not opening_holds(STATE, CONTEXT, root, replace(opening, **change(opening)))
-
-
-def test_an_opening_holds_for_one_role_context_and_root_only() -> None:
-    root, opening = state_root(tensors(), STEP), every_opening()[0]
-    assert not opening_holds(STATE, bytes(8), root, opening)
-    assert not opening_holds(CONTRIBUTION, CONTEXT, root, opening)
-    assert not opening_holds(RECORDS, b"", root, opening)
-    assert not opening_holds(STATE, CONTEXT, digest("other").hex(), opening)
-
-
-def test_a_chunk_of_the_wrong_size_does_not_open_even_where_the_root_was_made_for_it() -> None:
-    """A prover hashes nine bytes as the only chunk of a tensor that has eight."""
-    data = bytes(range(9))
-    tensor = parts(b"tallystick/tensor", b"w", b"uint8", sizes(8), leaf(data))
-    root = parts(b"tallystick/state", CONTEXT, sizes(1), leaf(tensor)).hex()
-    assert not opening_holds(STATE, CONTEXT, root, ChunkOpening("w", "uint8", (8,), 0, data, (), 0, 1, ()))

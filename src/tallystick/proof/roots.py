@@ -1,4 +1,4 @@
-"""State roots: 32 bytes that name a set of tensors, of which any 4 KiB can be opened.
+"""State roots: 32 bytes that name a set of tensors, of which any 4 KiB can be opened (`dispute/referee/openings`).
 
     chunk  = leaf(4 KiB of the tensor's little-endian bytes)
     tensor = digest("tallystick/tensor", name, dtype, shape, merkle root over its chunks)
@@ -9,39 +9,19 @@ what belongs to the tensors but is not one, such as the number of the step. Coun
 so no tree can be read as one of another size.
 """
 
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Final
 
 from torch import Tensor
 
 from tallystick.canon.hashing import digest
-from tallystick.canon.merkle import climb, leaf_hash, path_to, root_of
-from tallystick.program.graph import BYTES_PER_ELEMENT, MAX_ELEMENTS, MAX_TENSORS
+from tallystick.canon.merkle import leaf_hash, root_of
 from tallystick.program.interpreter import DTYPE_NAMES
 from tallystick.program.tensors import tensor_bytes
 
 CHUNK_BYTES: Final = 4096
-MAX_STATE_TENSORS: Final = 3 * MAX_TENSORS
-"""Parameters, slots and exponents."""
 STATE, CONTRIBUTION, RECORDS, MODEL = "state", "contribution", "records", "model"
 MODEL_PARTS: Final = ("parameter/", "buffer/")
-
-
-@dataclass(frozen=True)
-class ChunkOpening:
-    """Shows that `data` is chunk `index` of tensor `name` under a root."""
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-    index: int
-    data: bytes
-    chunk_path: tuple[bytes, ...]
-    tensor_index: int
-    tensors: int
-    tensor_path: tuple[bytes, ...]
 
 
 def state_root(state: Mapping[str, Tensor], step: int) -> str:
@@ -82,41 +62,6 @@ def root_from_digests(role: str, context: bytes, digests: Mapping[str, bytes]) -
     return _combine(role, context, len(digests), root_of([leaf_hash(value) for value in digests.values()]))
 
 
-def open_chunk(role: str, context: bytes, tensors: Mapping[str, Tensor], name: str, index: int) -> ChunkOpening:
-    """The opening of one chunk, for a referee who holds only the root of (`role`, `context`, `tensors`)."""
-    digests = tensor_digests(tensors)
-    place = list(digests).index(name)
-    value = tensors[name]
-    chunks = _chunks(value)
-    data = bytes(tensor_bytes(value)[index * CHUNK_BYTES : (index + 1) * CHUNK_BYTES])
-    return ChunkOpening(
-        name,
-        DTYPE_NAMES[value.dtype],
-        tuple(value.shape),
-        index,
-        data,
-        tuple(path_to(chunks, index)),
-        place,
-        len(digests),
-        tuple(path_to([leaf_hash(d) for d in digests.values()], place)),
-    )
-
-
-def opening_holds(role: str, context: bytes, root: str, opening: ChunkOpening) -> bool:
-    """Whether `opening` is what it says, under `root`. No opening makes this raise."""
-    if opening.tensors > MAX_STATE_TENSORS or any(not 0 <= size <= MAX_ELEMENTS for size in opening.shape):
-        return False
-    size = BYTES_PER_ELEMENT.get(opening.dtype, 0) * math.prod(opening.shape)
-    if len(opening.data) != min(CHUNK_BYTES, size - opening.index * CHUNK_BYTES):
-        return False
-    chunks = climb(leaf_hash(opening.data), opening.index, -(-size // CHUNK_BYTES), opening.chunk_path)
-    if chunks is None:
-        return False
-    tensor = _header_digest(opening.name, opening.dtype, opening.shape, chunks)
-    top = climb(leaf_hash(tensor), opening.tensor_index, opening.tensors, opening.tensor_path)
-    return top is not None and _combine(role, context, opening.tensors, top) == root
-
-
 def _root(role: str, context: bytes, tensors: Mapping[str, Tensor]) -> str:
     return root_from_digests(role, context, tensor_digests(tensors))
 
@@ -131,9 +76,6 @@ def _chunks(value: Tensor) -> list[bytes]:
 
 
 def _tensor_digest(name: str, value: Tensor) -> bytes:
-    return _header_digest(name, DTYPE_NAMES[value.dtype], tuple(value.shape), root_of(_chunks(value)))
-
-
-def _header_digest(name: str, dtype: str, shape: tuple[int, ...], chunks: bytes) -> bytes:
-    sizes = b"".join(size.to_bytes(8, "big") for size in shape)
-    return digest("tallystick/tensor", name.encode(), dtype.encode(), sizes, chunks)
+    sizes = b"".join(size.to_bytes(8, "big") for size in value.shape)
+    dtype = DTYPE_NAMES[value.dtype]
+    return digest("tallystick/tensor", name.encode(), dtype.encode(), sizes, root_of(_chunks(value)))

@@ -68,7 +68,7 @@ ROWS: Final = (
         "two values under one signature, or two digests of one value",
         "one spelling of each document, one bit pattern of each number"),
     Row(22, "Merkle tricks", "CVE-2012-2459, RFC 6962", "an opening of something that is not there",
-        "leaves and nodes are hashed in different domains, and sizes beside the root"),
+        "leaves and nodes are hashed in different domains, and sizes follow from the program"),
     Row(23, "verifier downgrade", "reading the 2021 code", "a verifier that looks away",
         "what is compared and how much is fixed by the verifier; there is no tolerance to set"),
     Row(24, "tampered arithmetic", "OPEN-1B audit log", "cheaper steps than the committed ones",

@@ -7,15 +7,21 @@ from typing import Final
 import torch
 
 from tallystick.canon.hashing import blob_name
-from tallystick.canon.merkle import leaf_hash
 from tallystick.program.spec import encode_spec
-from tallystick.program.tensors import tensor_bytes, to_blob
+from tallystick.program.tensors import to_blob
 from tallystick.proof import manifest as m
 from tallystick.proof.attacks import bench as b
 from tallystick.proof.attacks.attempt import Attack, Finding
 from tallystick.proof.attacks.bench import Bench, forged_copy, resign
+from tallystick.proof.dispute.referee.openings import (
+    CHUNK_BYTES,
+    MissingError,
+    Opened,
+    Opening,
+    chunk_leaves,
+    data_root,
+)
 from tallystick.proof.policy import Listed
-from tallystick.proof.roots import CHUNK_BYTES, RECORDS, ChunkOpening, opening_holds, records_root
 
 MARK: Final = "unpickled"
 HUGE_BYTES: Final = 3 * 2**30
@@ -77,14 +83,21 @@ def repeated_key(bench: Bench, path: Path) -> None:
 
 
 def node_as_leaf(bench: Bench, path: Path) -> Finding:
-    """Row 22: under the root of a tensor of two chunks, one chunk is opened that is made of the two chunks' hashes."""
-    genuine = (torch.arange(2 * CHUNK_BYTES) % 251).to(torch.uint8)
-    root = records_root({"x": genuine})
-    data = tensor_bytes(genuine)
-    inner = b"".join(leaf_hash(data[at : at + CHUNK_BYTES]) for at in (0, CHUNK_BYTES))
-    opening = ChunkOpening("x", "uint8", (len(inner),), 0, inner, (), 0, 1, ())
-    held = opening_holds(RECORDS, b"", root, opening)
-    return Finding("accepted", "opened") if held else Finding("caught", "opening_refused")
+    """Row 22: of a tensor of two chunks, a referee is shown one that is made of the two chunks' hashes."""
+    genuine = bytes(at % 251 for at in range(2 * CHUNK_BYTES))
+    inner = b"".join(chunk_leaves(genuine))
+    opening = Opening(line=0, line_path=[], chunk=0, data=inner, chunk_path=[])
+    shown = Opened(data_root(genuine), lines=1, below=1, openings=[opening])
+    try:
+        shown.element(0, "uint8", known_size(genuine, inner), 0)
+    except MissingError:
+        return Finding("caught", "opening_refused")
+    return Finding("accepted", "opened")
+
+
+def known_size(genuine: bytes, shown: bytes) -> int:
+    """How many elements the referee takes the tensor to have: what the program says, whatever is shown."""
+    return len(genuine)
 
 
 ATTACKS: Final = (
