@@ -4,7 +4,7 @@ from msgspec.structs import replace
 
 from ledger_network import CLIENT, POLICY, RICH, VALIDATOR_STAKE, Network, check_invariants, key, name, truth
 from tallystick.ledger.events import BondFreed, Endorsed, Equivocated, RoundFinal, Slashed, ValidatorAdded
-from tallystick.ledger.membership import ENDORSED_MS, UNBONDING_MS
+from tallystick.ledger.membership import ENDORSED_MS, UNBONDING_MS, newcomers
 from tallystick.ledger.state import Retired, Validator
 from tallystick.ledger.transactions import Deposit, RemoveValidator, Transfer, Withdraw
 
@@ -54,6 +54,22 @@ def test_a_quorum_makes_a_newcomer_a_validator_with_a_bond_and_a_voice() -> None
     assert net.seen(ValidatorAdded) == [ValidatorAdded(ann.identity, VALIDATOR_STAKE)]
     net.act("ann", out(net, "v3"))
     check_invariants(net.state)
+
+
+def test_a_newcomer_may_follow_once_an_honest_validator_must_have_endorsed_it() -> None:
+    net = network(5)
+    net.act("bob", Deposit(VALIDATOR_STAKE))
+    change = net.newcomer("ann")
+    net.endorse(change, "v0")
+    net.endorse(net.newcomer("bob"), "v1")
+    assert newcomers(net.state) == ()
+    net.endorse(change, "v1")
+    expected = Validator(change.identity, change.stake, change.address, change.url, change.certificate)
+    assert newcomers(net.state) == (expected,)
+    net.endorse(out(net, "v3"), "v0", "v1")
+    assert newcomers(net.state) == (expected,), "who may leave is not coming"
+    net.endorse(change, "v2", "v3")
+    assert newcomers(net.state) == () and expected in net.state.validators
 
 
 def test_endorsements_of_different_things_do_not_add_up() -> None:

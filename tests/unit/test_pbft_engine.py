@@ -109,13 +109,14 @@ class Cluster:
         self.stores: dict[int, Store] = {}
         self.tasks: dict[int, asyncio.Task[None]] = {}
         self.accused: list[str] = []
+        self.newcomers: tuple[str, ...] = ()
 
     def start(self, index: int, deadline_ms: int | None = None, **store: bool | int) -> None:
         self.stores[index] = Store(self.path(index), "test", NAMES[index], **store)  # type: ignore[arg-type]
         ledger = self.ledgers[index] = Ledger(self.folder / f"{index}.json")
         ledger.deadline_ms = deadline_ms
         accuse = lambda culprit, first, second: self.accused.append(culprit)  # noqa: E731
-        shell = Shell(self.directory, accuse, jitter=random.Random(index))
+        shell = Shell(self.directory, accuse, newcomers=lambda: self.newcomers, jitter=random.Random(index))
         self.engines[index] = PbftEngine(
             KEYS[index],
             GROUP,
@@ -297,6 +298,30 @@ def test_a_validator_joins_and_another_one_leaves(tmp_path: Path) -> None:
         last = verify_history(GROUP, cluster.stores[2].history())
         assert last.validators == tuple(NAMES[1:])
         assert set(cluster.engines[1].status().connected) >= set(NAMES[2:])
+
+    run_cluster(tmp_path, scenario)
+
+
+@pytest.mark.parametrize("retain", [100, 0])
+def test_a_newcomer_that_is_endorsed_catches_up_before_its_epoch_begins(tmp_path: Path, retain: int) -> None:
+    """By blocks, and by a snapshot where these are gone; and when those that let it in have been started again."""
+
+    async def scenario(cluster: Cluster) -> None:
+        cluster.start_four(retain=retain)
+        await cluster.fill(0, 30, "before")
+        await cluster.until(b"before 29")
+        cluster.start(4)
+        cluster.newcomers = (NAMES[4],)
+        await cluster.stop(3)
+        cluster.start(3)
+        while not cluster.engines[3].status().load["guests"]:  # noqa: ASYNC110  # before any block says so
+            await asyncio.sleep(0)
+        await cluster.fill(0, 1, "endorsed")
+        await cluster.until(b"endorsed 0")
+        assert not cluster.engines[4].status().voting and cluster.engines[4].status().height >= 31
+        cluster.newcomers = ()
+        await cluster.fill(0, 1, "withdrawn")
+        assert NAMES[4] not in cluster.engines[0].status().connected
 
     run_cluster(tmp_path, scenario)
 

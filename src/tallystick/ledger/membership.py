@@ -8,7 +8,7 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from tallystick.canon.quorum import quorum
+from tallystick.canon.quorum import faults, quorum
 from tallystick.errors import Refused
 from tallystick.ledger.audits import require_validator
 from tallystick.ledger.draft import Draft
@@ -86,6 +86,16 @@ def endorse(draft: Draft, sender: str, change: Change) -> bool:
     kind = "add_validator" if isinstance(change, AddValidator) else "remove_validator"
     draft.emit(Endorsed(kind, change.identity, sender, voices, needed))
     return voices >= needed
+
+
+def newcomers(state: State) -> tuple[Validator, ...]:
+    """Who may be a validator soon: so many have endorsed it that one of them is honest."""
+    needed = faults(len(state.validators)) + 1
+    return tuple(
+        Validator(change.identity, change.stake, change.address, change.url, change.certificate)
+        for change, endorsers in ((proposal.change, proposal.endorsers) for proposal in state.proposals)
+        if isinstance(change, AddValidator) and len(endorsers) >= needed
+    )
 
 
 def put_validators(draft: Draft, validators: tuple[Validator, ...]) -> None:

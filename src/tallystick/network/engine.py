@@ -32,6 +32,7 @@ from tallystick.consensus.pbft.io import (
     Examine,
     Examined,
     Executed,
+    Guests,
     Halt,
     Outcome,
     Persist,
@@ -49,7 +50,7 @@ from tallystick.consensus.pbft.io import (
     Verified,
     Verify,
 )
-from tallystick.consensus.pbft.limits import TIMEOUT_MS
+from tallystick.consensus.pbft.limits import MAX_GUESTS, TIMEOUT_MS
 from tallystick.consensus.pbft.messages import decode_block
 from tallystick.consensus.pbft.replica import Replica
 from tallystick.consensus.port import Application, CommittedBlock
@@ -82,6 +83,8 @@ class Shell:
     """Told of two votes of one validator that exclude each other."""
     regrouped: Callable[[Group], None] = lambda group: None
     """Told when other validators agree from now on."""
+    newcomers: Callable[[], tuple[str, ...]] = lambda: ()
+    """Who may follow, since it is about to become a validator. Some may be validators already."""
     now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000
     """The wall clock, for the time of proposed blocks."""
     jitter: random.Random = random.Random()  # noqa: RUF009, S311  # waits between dials, not secrets
@@ -166,8 +169,10 @@ class PbftEngine:
         self._replica = Replica(genesis, key, durable, timeout_ms=timeout_ms)
         self._group = self._replica.group
         before = durable.previous.validators if durable.previous else ()
-        known = self._reachable((*before, *self._group.validators))
-        self._peers = Peers(key, known, listen, self._inbox, self._opened, shell.jitter)
+        self._members = (*before, *self._group.validators)
+        self._guests: tuple[str, ...] = ()
+        self._peers = Peers(key, self._reachable(self._members), listen, self._inbox, self._opened, shell.jitter)
+        self._welcome()
 
     # ---- what the program calls
 
@@ -420,6 +425,7 @@ class PbftEngine:
         self._admission.release(block.transactions)
         validators = application.validators()
         outcome = self._keep_outcome(block.height) if effect.checkpoint else None
+        self._welcome()
         change_due = validators != self._group.validators
         return Executed(block.height, application.next_deadline_ms(), change_due, outcome)
 
@@ -440,8 +446,17 @@ class PbftEngine:
     def _regroup(self, group: Group) -> None:
         before, self._group = self._group, group
         if group != before:
-            self._peers.regroup(self._reachable((*before.validators, *group.validators)))
+            self._members = (*before.validators, *group.validators)
+            self._peers.regroup(self._reachable((*self._members, *self._guests)))
             self._shell.regrouped(group)
+
+    def _welcome(self) -> None:
+        """Opens channels to newcomers, so that they have caught up when their epoch begins."""
+        guests = tuple(identity for identity in self._shell.newcomers() if identity not in self._members)[:MAX_GUESTS]
+        if guests != self._guests:
+            self._guests = guests
+            self._events.append(Guests(guests))
+            self._peers.regroup(self._reachable((*self._members, *guests)))
 
     def _first_refusal(self, transactions: Sequence[bytes]) -> str:
         try:

@@ -27,6 +27,7 @@ from tallystick.consensus.pbft import Group
 from tallystick.consensus.pbft.limits import TIMEOUT_MS, TRANSFER_GAP
 from tallystick.errors import Refused, TallystickError
 from tallystick.ledger.genesis import Genesis, ValidatorInfo, chain_id
+from tallystick.ledger.membership import newcomers
 from tallystick.ledger.transactions import Accuse, AnyBody, sign_transaction
 from tallystick.network import views
 from tallystick.network.api import Api
@@ -143,7 +144,7 @@ class _Process:
         try:
             self._node = Node(genesis, home / LEDGER)
             jitter = random.Random(key.identity)  # noqa: S311  # no secret: only when to dial
-            shell = Shell(self._look_up, self._accuse, self._regrouped, jitter=jitter)
+            shell = Shell(self._look_up, self._accuse, self._regrouped, self._newcomers, jitter=jitter)
             first, listen = first_group(genesis), read_card(home, genesis, key.identity).address
             self._engine = PbftEngine(
                 key, first, self._node, self._store, shell, listen=listen, timeout_ms=timeout_ms, metrics=self._metrics
@@ -218,9 +219,13 @@ class _Process:
 
     def _look_up(self, identity: str) -> Validator | None:
         """From the ledger, or where it was the last time; a validator that leaves is talked to for an epoch more."""
-        for listed in self.node.state.validators:
+        for listed in (*newcomers(self.node.state), *self.node.state.validators):
             self._known[listed.identity] = Validator(listed.identity, listed.address, listed.certificate)
         return self._known.get(identity)
+
+    def _newcomers(self) -> tuple[str, ...]:
+        state = self.node.state
+        return tuple(listed.identity for listed in (*newcomers(state), *state.validators))
 
     def _accuse(self, culprit: str, first: bytes, second: bytes) -> None:
         log.warning("%s has signed two votes that exclude each other", culprit[:12])

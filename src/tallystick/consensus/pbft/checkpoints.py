@@ -168,3 +168,4 @@ def enter_epoch(state: State, previous: Group | None, group: Group) -> None:
     state.pool.give_back()
     collect_garbage(state)
     state.peers = {identity: peer for identity, peer in state.peers.items() if state.is_member(identity)}
+    state.welcome(state.guests)

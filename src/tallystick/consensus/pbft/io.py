@@ -175,6 +175,13 @@ class Connected(msgspec.Struct, frozen=True):
     peer: str
 
 
+class Guests(msgspec.Struct, frozen=True):
+    """These may become validators soon, and follow in the meantime: they are told what they ask for, and heard on
+    nothing else. The last such event counts; a shell keeps channels to them."""
+
+    identities: tuple[str, ...]
+
+
 class Submitted(msgspec.Struct, frozen=True):
     """A client's transaction that the application admits. Its step raises `Refused` if there is no room."""
 
@@ -242,7 +249,19 @@ class Tick(msgspec.Struct, frozen=True):
     """A clock that never jumps; timers run on it, so that setting the wall clock cannot stall or spin them."""
 
 
-Event = Received | Connected | Submitted | Examined | Verified | Executed | Restored | BlocksRead | ChunkRead | Tick
+Event = (
+    Received
+    | Connected
+    | Guests
+    | Submitted
+    | Examined
+    | Verified
+    | Executed
+    | Restored
+    | BlocksRead
+    | ChunkRead
+    | Tick
+)
 
 
 # ---- effects

@@ -71,6 +71,8 @@ MAX_ANSWER_BYTES: Final = 2 * 1024 * 1024
 MAX_ANSWERS: Final = 16
 """Answers to one peer in `ANSWERS_MS`; reading blocks costs us disk and a signature over megabytes."""
 ANSWERS_MS: Final = 100
+MAX_GUESTS: Final = 8
+"""Who may follow without being a validator: newcomers, before their epoch begins."""
 
 TIMEOUT_MS: Final = 1_000
 """How long a primary may take, at first; it doubles with each view that brings nothing."""

@@ -19,6 +19,7 @@ from tallystick.consensus.pbft.io import (
     Event,
     Examined,
     Executed,
+    Guests,
     Received,
     Restored,
     Send,
@@ -159,6 +160,7 @@ class Replica:
             "checkpoint_votes": sum(map(len, state.checkpoint_votes.values())),
             "view_changes": len(state.view_changes),
             "peers": len(state.peers),
+            "guests": len(state.guests),
             "early": sum(len(peer.early) for peer in state.peers.values()),
             "early_bytes": sum(peer.early_bytes for peer in state.peers.values()),
             "replay": len(state.replay),
@@ -196,6 +198,8 @@ class Replica:
                 forwarding.examine_all(state)
             case Connected():
                 self._greet(event.peer)
+            case Guests():
+                state.welcome(event.identities)
             case BlocksRead():
                 catchup.on_blocks_read(state, event)
             case ChunkRead():
@@ -205,7 +209,8 @@ class Replica:
         state = self._state
         assert state.executed == state.head.height, "the shell owes Executed or Restored before more frames"
         sender, message = open_message(state.group, frame)
-        if not state.is_member(sender):
+        asks = isinstance(message, Status | Fetch | FetchChunk) and sender in state.guests
+        if not state.is_member(sender) and not asks:
             raise Refused("not_a_validator", f"{sender[:12]} is no validator of epoch {state.group.epoch}")
         # A new view convinces by what it holds, and a primary's word against itself by whom it is from: anybody may
         # bring them.
@@ -253,7 +258,7 @@ class Replica:
         clock.now_ms, clock.elapsed_ms = event.now_ms, event.elapsed_ms
         if clock.elapsed_ms >= clock.answers_ms:
             clock.answers_ms = clock.elapsed_ms + ANSWERS_MS
-            for peer in state.peers.values():
+            for peer in (*state.peers.values(), *state.guests.values()):
                 peer.answers = 0
         if state.executed != state.head.height:
             return

@@ -7,6 +7,7 @@ Each changes it only in a step of `Replica`. What a restart needs is in `io.Dura
 
 import functools
 from collections import Counter, deque
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -35,6 +36,7 @@ from tallystick.consensus.pbft.limits import (
     MAX_EARLY_BYTES,
     MAX_EARLY_FRAMES,
     MAX_EVIDENCE,
+    MAX_GUESTS,
 )
 from tallystick.consensus.pbft.messages import Block, CheckpointContent, Claim, ViewChange, seal_message
 from tallystick.consensus.pbft.pool import Pool
@@ -228,6 +230,8 @@ class State:
     outbox: list[bytes] = field(default_factory=list)
     """Transactions to forward at the next tick."""
     peers: dict[str, Peer] = field(default_factory=dict)
+    guests: dict[str, Peer] = field(default_factory=dict)
+    """Who follows without being a member. What they claim counts for nothing, so they are not among the peers."""
     fetch: Fetching | None = None
     fetch_timeouts: int = 0
     """In a row, without an answer in between."""
@@ -293,8 +297,13 @@ class State:
         return identity in self.group.validators or (self.previous is not None and identity in self.previous.validators)
 
     def peer(self, identity: str) -> Peer:
-        """Only for members of the last two epochs, which bounds their number."""
-        return self.peers.setdefault(identity, Peer())
+        """Only for guests and for members of the last two epochs, which bounds their number."""
+        return self.guests[identity] if identity in self.guests else self.peers.setdefault(identity, Peer())
+
+    def welcome(self, identities: Iterable[str]) -> None:
+        """Makes those of `identities` guests that are no members, and nobody else."""
+        strangers = [identity for identity in identities if not self.is_member(identity)]
+        self.guests = {identity: self.guests.get(identity, Peer()) for identity in strangers[:MAX_GUESTS]}
 
     def instance(self, height: int) -> Instance:
         found = self.instances.get(height)
