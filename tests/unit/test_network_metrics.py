@@ -19,6 +19,7 @@ STATUS = EngineStatus(
     waiting=4,
     load={"pool": 4},
     rejections={"bad_signature": 9},
+    not_admitted={"rate_limited": 8},
 )
 
 
@@ -41,6 +42,7 @@ def test_every_figure_of_the_status_is_there_and_the_hot_path_is_counted() -> No
         f'tallystick_peer_queue_bytes{{peer="{"b" * 12}"}} 17.0',
         'tallystick_load{what="pool"} 4.0',
         'tallystick_rejections_total{reason="bad_signature"} 9.0',
+        'tallystick_not_admitted_total{reason="rate_limited"} 8.0',
         "tallystick_transactions_executed_total 5.0",
         'tallystick_commit_seconds_bucket{le="0.001"} 0.0',
         'tallystick_commit_seconds_bucket{le="0.003"} 1.0',

@@ -166,8 +166,12 @@ def _print_status(seen: "dict[str, Status | None]", best: int) -> None:
         if found is None:
             continue
         ago = "never" if found.last_view_change_ms is None else f"{_seconds_since(found.last_view_change_ms):.0f} s ago"
-        refused = ", ".join(f"{reason} {count}" for reason, count in sorted(found.rejections.items())) or "none"
+        refused = f"{_counts(found.rejections)}; transactions not admitted: {_counts(found.not_admitted)}"
         console.print(f"{url}: last view change {ago} ({found.view_changes} since its start); refused: {refused}")
+
+
+def _counts(by_reason: dict[str, int]) -> str:
+    return ", ".join(f"{reason} {count}" for reason, count in sorted(by_reason.items())) or "none"
 
 
 def _seconds_since(time_ms: int) -> float:

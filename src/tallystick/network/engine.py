@@ -117,7 +117,9 @@ class EngineStatus:
     load: Mapping[str, int]
     """Sizes of what peers make us hold."""
     rejections: dict[str, int]
-    """How often input from others was refused, by reason code."""
+    """How often input from peers was refused, by reason code."""
+    not_admitted: dict[str, int]
+    """The same for transactions that were handed in here."""
 
 
 class PbftEngine:
@@ -162,7 +164,7 @@ class PbftEngine:
         self._ticking: asyncio.TimerHandle | None = None
         self._rested = True
         """Whether no turn was taken since the last look."""
-        self._rejections: Counter[str] = Counter()
+        self._not_admitted: Counter[str] = Counter()
         self._view_changes = 0
         self._last_view_change_ms: int | None = None
         durable = self._recover()
@@ -182,7 +184,7 @@ class PbftEngine:
             self._admission.take(transaction, self._elapsed_ms())
             self._feed(Submitted(transaction))
         except Refused as refused:
-            self._rejections[refused.code] += 1
+            self._not_admitted[refused.code] += 1
             raise
         self._wake()
 
@@ -217,7 +219,7 @@ class PbftEngine:
 
     def status(self) -> EngineStatus:
         replica = self._replica
-        rejections = dict(Counter(replica.rejections) + self._peers.rejections + self._rejections)
+        rejections = dict(Counter(replica.rejections) + self._peers.rejections)
         return EngineStatus(
             height=replica.height,
             epoch=replica.epoch,
@@ -234,6 +236,7 @@ class PbftEngine:
             waiting=replica.waiting,
             load=dict(replica.load),
             rejections=rejections,
+            not_admitted=dict(self._not_admitted),
         )
 
     # ---- starting

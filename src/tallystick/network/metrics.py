@@ -93,7 +93,11 @@ class StatusCollector(Collector):
         for what, size in now.load.items():
             load.add_metric([what], size)
         yield load
-        refused = CounterMetricFamily("tallystick_rejections", "Input from others that was refused", labels=["reason"])
+        refused = CounterMetricFamily("tallystick_rejections", "Input from peers that was refused", labels=["reason"])
         for reason, count in sorted(now.rejections.items()):
             refused.add_metric([reason], count)
         yield refused
+        clients = CounterMetricFamily("tallystick_not_admitted", "Transactions that were refused", labels=["reason"])
+        for reason, count in sorted(now.not_admitted.items()):
+            clients.add_metric([reason], count)
+        yield clients

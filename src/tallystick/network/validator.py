@@ -198,6 +198,7 @@ class _Process:
             peers=len(now.connected),
             pool=now.waiting,
             rejections=now.rejections,
+            not_admitted=now.not_admitted,
             epoch=now.epoch,
             active=now.active,
             voting=now.voting,

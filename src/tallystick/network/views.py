@@ -51,6 +51,8 @@ class Status(msgspec.Struct, frozen=True):
     view_changes: int = 0
     """Since its start."""
     last_view_change_ms: int | None = None
+    not_admitted: dict[str, int] = {}
+    """Transactions that were handed in here and refused, by reason code."""
     connected: list[str] = []
     """Identities of the validators that it is connected to."""
 
