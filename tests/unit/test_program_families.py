@@ -1,6 +1,7 @@
 """Models of every family trace, are exact, and learn what PyTorch learns."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -112,3 +113,41 @@ def test_third_party_models_train_without_changes_to_their_source(name: str) -> 
         state, total = train_step(training, state, step)
         losses.append(mean_loss(int(total["loss"]), MICRO_BATCHES))
     assert sum(losses[-5:]) < 0.95 * sum(losses[:5]), losses
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_efficientnet", "test_convnext"])
+def test_convolutional_models_of_timm_train_without_changes_to_their_source(name: str) -> None:
+    timm = pytest.importorskip("timm", reason="timm is not installed; it needs a torchvision that fits torch")
+    digits = FAMILIES["cnn"]
+
+    def enlarged(d: dict[str, Tensor]) -> dict[str, Tensor]:
+        records = digits.data(d)
+        return {**records, "x": records["x"].repeat_interleave(4, 2).repeat_interleave(4, 3)}
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = timm.create_model(name, num_classes=10, in_chans=1)
+    training, state = start_with(model, replace(digits, data=enlarged))
+    losses = []
+    for step in range(8):
+        state, total = train_step(training, state, step)
+        losses.append(mean_loss(int(total["loss"]), MICRO_BATCHES))
+    assert sum(losses[-3:]) < 0.95 * sum(losses[:3]), losses
+
+
+@pytest.mark.parametrize("shape", [(-1, 2, 2, 4), (-1, 1, 1, 16)])
+def test_pooling_takes_channels_that_lie_last(shape: tuple[int, ...]) -> None:
+    """PyTorch then gives the result other strides, by an operator that looks at memory."""
+
+    class ChannelsLast(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Linear(64, 16), nn.Linear(shape[-1], 10)
+
+        def forward(self, x: Tensor) -> Tensor:
+            pixels = self.first(x).view(shape).permute(0, 3, 1, 2)
+            last: Tensor = self.last(nn.functional.adaptive_avg_pool2d(pixels, 1).flatten(1))
+            return last
+
+    training, state = start_with(ChannelsLast(), FAMILIES["mlp"])
+    assert int(train_step(training, state, 0)[1]["loss"]) > 0
