@@ -44,7 +44,7 @@ REGRESSIONS = (
     ),
     Regression(
         "queue_outlives_a_transfer",
-        "seed 364, n = 4, a slow node that takes over a snapshot",
+        "seed 364, n = 4, a slow node that takes over a snapshot; seed 102368, n = 4",
         13,
         "what waits is examined after a restore (forwarding.examine_all)",
     ),
