@@ -1,4 +1,4 @@
-"""Plans for mistakes that ordinary seeds bring to light too seldom: each makes likely the one situation that matters."""
+"""Plans for mistakes that ordinary seeds find too seldom: each makes likely the one situation that matters."""
 
 from collections.abc import Callable
 
