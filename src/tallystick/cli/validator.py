@@ -22,7 +22,7 @@ DAMAGED, HALTED = 3, 4
 """Exit codes of `run`: the folder does not hold what was written to it; the node stopped by itself."""
 
 validator = typer.Typer(
-    help="Run a validator and look after it.\n\nExit codes: 0 done, 1 could not, 2 wrong usage; of `run` also "
+    help="Run a validator and look after it.\n\nExit codes: 0 done, 1 could not or wrong usage; of `run` also "
     "3 damaged files (see `recover`) and 4 stopped by itself (the message says why).",
     no_args_is_help=True,
 )
