@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,9 +19,10 @@ from tallystick.errors import Refused
 from tallystick.proof.dispute import game as g
 from tallystick.proof.dispute import messages as m
 from tallystick.proof.dispute import phases as ph
-from tallystick.proof.dispute import referee
+from tallystick.proof.dispute import referee, resolving
 from tallystick.proof.dispute.party import Party
 from tallystick.proof.dispute.record import Agreed, terms_of
+from tallystick.proof.dispute.referee import openings
 from tallystick.proof.dispute.referee.openings import MissingError, Opened, Opening, data_root
 from tallystick.proof.dispute.replay import Replay
 from tallystick.proof.dispute.resolving import found
@@ -172,24 +174,66 @@ CHECKED = {
 }
 
 
+def falsify(phase: str, *, change: bool = True) -> tuple[g.Game, int]:
+    """A game in which seat 0 falsifies its first answer in a phase; and the round in which it did."""
+    at: list[int] = []
+
+    def falsifying(number: int, answer: m.Answer) -> m.Answer:
+        later = phase != "Add" or (isinstance(answer, m.Totals) and len(answer.totals) > 1)
+        if type(answer) is getattr(ph, phase).expects and later and not at:
+            at.append(number)
+            return falsified(answer) if change else answer
+        return answer
+
+    game = play_against(Defending(liar({first_line("product"): 0}), 0), 0, falsifying).game
+    return game, at[0]
+
+
 @pytest.mark.parametrize("phase", CHECKED)
 def test_each_answer_is_checked_against_earlier_claims(phase: str) -> None:
     """The check itself has to notice, in that round: later ones could do so by luck."""
-    run = liar({first_line("product"): 0})
-    party = Defending(run, 0)
-    at: list[int] = []
-
-    def change(number: int, answer: m.Answer) -> m.Answer:
-        wanted = type(answer) is next(kind.expects for kind in (getattr(ph, phase),))
-        later = phase != "Add" or (isinstance(answer, m.Totals) and len(answer.totals) > 1)
-        if wanted and later and not at:
-            at.append(number)
-            return falsified(answer)
-        return answer
-
-    game = play_against(party, 0, change).game
+    game, at = falsify(phase)
     assert game.outcome is not None and game.outcome.losers == (0,)
-    assert at == [game.round] and CHECKED[phase] in game.outcome.reason
+    assert at == game.round and CHECKED[phase] in game.outcome.reason
+
+
+UNCHECKED: dict[str, Callable[..., object]] = {
+    "Begin": lambda terms, phase, seat, answer: m.next_link(answer.link, answer.entry),
+    "Reveal": lambda terms, phase, seat, answer: answer,
+    "Search": lambda terms, phase, seat, answer: answer.nodes,
+    "Commit": lambda terms, phase, seat, answer: answer,
+    "Compare": lambda terms, phase, seat, answer: answer.data,
+    "Add": lambda terms, phase, seat, answer: answer.totals,
+}
+
+
+@pytest.mark.parametrize("phase", UNCHECKED)
+def test_without_its_check_the_falsified_answer_passes_that_round(phase: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(resolving.CHECKS, getattr(ph, phase), UNCHECKED[phase])
+    game, at = falsify(phase)
+    assert game.round > at
+
+
+def test_without_the_root_false_operands_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The referee takes what it is shown, and decides for whoever shows what suits it."""
+    game, _ = falsify("Show")
+    assert game.outcome is not None and (game.outcome.losers, game.outcome.code) == ((0,), "wrong_opening")
+    right = falsify("Show", change=False)[0].outcome
+    monkeypatch.setattr(openings.Opened, "_chunk", lambda self, line, chunk, nbytes: self._openings[line, chunk].data)
+    shown = falsify("Show")[0].outcome
+    assert right is not None and shown is not None and shown.code != "wrong_opening"
+    assert shown.reason != right.reason
+
+
+def test_without_deadlines_silence_would_never_lose(monkeypatch: pytest.MonkeyPatch) -> None:
+    game = g.start(sample().terms([liar({}), honest()]), 0)
+    answer = Party(honest(), 1).answer(game)
+    assert answer is not None
+    move = m.Move(game.terms.name, 0, 1, answer)
+    waiting = g.receive(game, KEYS[1].identity, move, 1)
+    assert g.tick(waiting, 10**9).outcome is not None
+    monkeypatch.setattr(g, "tick", lambda game, now: game)
+    assert g.receive(waiting, KEYS[1].identity, move, 10**9).outcome is None
 
 
 @SEATS

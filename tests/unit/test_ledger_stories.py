@@ -3,11 +3,13 @@
 import pytest
 from msgspec.structs import replace
 
+import ledger_network
 from ledger_network import CLIENT, POLICY, RICH, VALIDATOR_STAKE, Network, check_invariants, key, name, truth
+from tallystick.ledger import audits, contributions
 from tallystick.ledger.events import Missed, RoundOpened, Slashed, Suspended, TaskDone, TaskExpired
 from tallystick.ledger.execute import next_deadline_ms
 from tallystick.ledger.state import StepRecord
-from tallystick.ledger.transactions import UNAVAILABLE, Anchor, Enroll, Leave, Policy, Withdraw
+from tallystick.ledger.transactions import UNAVAILABLE, Anchor, Enroll, Leave, Policy, Withdraw, commitment_to
 
 LIE = name("lie")
 
@@ -56,8 +58,8 @@ def test_the_stake_can_be_withdrawn_once_the_task_is_done() -> None:
     assert net.account("ann").stake == 0
 
 
-def test_who_copies_commitments_cannot_open_them_and_loses_its_stake() -> None:
-    net = working("ann", "eve")
+def copied_by_eve(net: Network) -> None:
+    """Eve commits to what Ann committed to, and shows Ann's opening when that is out."""
     net.commit("ann")
     (original, *_), copied = net.work_of("ann"), net.assignment(net.work_of("ann")[0]).commitment
     body = net.commit_body("eve", net.work_of("eve"))
@@ -67,6 +69,10 @@ def test_who_copies_commitments_cannot_open_them_and_loses_its_stake() -> None:
     reveal = net.reveal_body("eve", net.work_of("eve"))
     net.act("eve", replace(reveal, entries=[replace(shown, micro_batch=e.micro_batch) for e in reveal.entries]))
 
+
+def test_who_copies_commitments_cannot_open_them_and_loses_its_stake() -> None:
+    net = working("ann", "eve")
+    copied_by_eve(net)
     (slashed,) = net.seen(Slashed)
     assert (net.who(slashed.party), slashed.reason) == ("eve", "commitment_does_not_open")
     assert (slashed.amount, slashed.burned, slashed.finders) == (100, 100, ())
@@ -76,6 +82,17 @@ def test_who_copies_commitments_cannot_open_them_and_loses_its_stake() -> None:
     assert net.the_task().status == "done"
     assert net.account("ann").balance == RICH - 100 + 900 // 8 * 8
     check_invariants(net.state)
+
+
+def test_if_a_commitment_did_not_name_its_place_and_worker_a_copy_would_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unbound(task: str, step: int, micro_batch: int, worker: str, root: str, salt: str) -> str:
+        return commitment_to("", 0, 0, "00" * 32, root, salt)
+
+    for user in (contributions, ledger_network):
+        monkeypatch.setattr(user, "commitment_to", unbound)
+    net = working("ann", "eve")
+    copied_by_eve(net)
+    assert net.seen(Slashed) == [] and net.work_of("eve", "revealed")
 
 
 def test_the_author_of_a_copied_commitment_is_not_harmed() -> None:
@@ -153,6 +170,15 @@ def test_a_lying_validator_alone_cannot_get_an_honest_worker_slashed() -> None:
     net.attest("v0", "v1", "v2")
     assert net.the_task().status == "done"
     check_invariants(net.state)
+
+
+def test_if_false_verdicts_cost_nothing_saying_anything_would_pay(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(audits, "slash_validator", lambda *_: None)
+    net = working("ann")
+    net.contribute("ann")
+    net.audit("v3", verdict=lambda _: LIE)
+    net.audit("v0", "v1")
+    assert net.seen(Slashed) == [] and net.account("v3").stake == VALIDATOR_STAKE
 
 
 def test_a_false_verdict_costs_no_more_than_there_is(net: Network) -> None:
