@@ -197,4 +197,3 @@ def test_a_damaged_folder_is_refused_and_recovered(net: Net, damage: str) -> Non
     net.wait(2)
     status = reached(net, 2, lambda status: status["height"] >= height)
     assert status["voting"] is (damage == "state")
-    reached(net, 2, lambda status: status["voting"])
