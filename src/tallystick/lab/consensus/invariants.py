@@ -388,6 +388,7 @@ def bounds(members: int, peers: int, span: int) -> dict[str, int]:
         "checkpoint_votes": (3 + TRANSFER_GAP) * members,
         "view_changes": members,
         "peers": members,
+        "guests": limits.MAX_GUESTS,
         "early": early,
         "early_bytes": peers * limits.MAX_EARLY_BYTES,
         "replay": members * EARLY_FRAMES,
