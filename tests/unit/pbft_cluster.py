@@ -490,6 +490,17 @@ def cluster(n: int = 4, parameters: Parameters = SMALL, extra: Sequence[int] = (
     return Cluster(genesis, {i: node(genesis, i) for i in [*range(n), *extra]})
 
 
+def changed() -> Cluster:
+    """Validators 1 to 4, after a chain that began with 0 to 3, and some epochs into their term."""
+    five = cluster(4, extra=[4])
+    five.order(b"one", b"validators 1 2 3 4")
+    five.run(3000)
+    for i in range(15):
+        five.submit(2, b"%d" % i)
+        five.run(100)
+    return five
+
+
 def told(message: OnChannel) -> str:
     """A message in one line, for transcripts."""
     name = type(message).__name__

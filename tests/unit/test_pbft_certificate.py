@@ -9,7 +9,7 @@ from pbft_cluster import (
     STRANGER,
     block_at,
     certify,
-    cluster,
+    changed,
     commit,
     content_of,
     group_of,
@@ -19,9 +19,10 @@ from pbft_cluster import (
 )
 
 from tallystick.canon.votes import Checkpoint, Commit, Prepare, PrePrepare, Vote, seal_vote
-from tallystick.consensus.pbft import Group, group_of_block, verify_certificate, verify_history
+from tallystick.consensus.pbft import ChainOfTrust, Group, verify_certificate
 from tallystick.consensus.pbft.certificate import (
     encode_checkpoint,
+    group_of_block,
     make_certificate,
     verify_checkpoint,
     verify_claim,
@@ -102,14 +103,9 @@ def test_the_name_of_a_block_does_not_depend_on_the_view_but_on_the_chain() -> N
 
 def test_who_has_the_genesis_file_can_check_any_block_of_any_epoch() -> None:
     """One reply is enough: the block, its certificate, and the checkpoints at which the validators changed."""
-    five = cluster(4, extra=[4])
-    five.order(b"one", b"validators 1 2 3 4")
-    five.run(3000)
-    for i in range(15):
-        five.submit(2, b"%d" % i)
-        five.run(100)
+    five = changed()
     assert five[2].replica.epoch > 1
-    group = verify_history(FOUR, five[2].disk.history)
+    group = ChainOfTrust(FOUR, five[2].disk.history).group
     for height in range(5, five[2].replica.height + 1):
         block, certificate = five[2].disk.blocks[height]
         assert verify_certificate(group_of_block(group, certificate), block, certificate).height == height

@@ -19,7 +19,7 @@ from pbft_cluster import (
 )
 
 from tallystick.canon.votes import Checkpoint, seal_vote
-from tallystick.consensus.pbft import Group, Parameters, verify_history
+from tallystick.consensus.pbft import ChainOfTrust, Group, Parameters
 from tallystick.consensus.pbft.certificate import decode_content, verify_checkpoint
 from tallystick.consensus.pbft.io import Broadcast, ContentRecord, EpochRecord, Regroup, Send
 from tallystick.consensus.pbft.messages import Checkpoints, open_message
@@ -227,11 +227,11 @@ def test_a_group_grows_and_shrinks_and_the_whole_chain_of_changes_convinces_a_st
     assert many[3].replica.group.validators == identities([3, 4, 5, 6])
     history = many[6].disk.history
     assert len(history) == 2
-    assert verify_history(FOUR, history).validators == identities([3, 4, 5, 6])
+    assert ChainOfTrust(FOUR, history).group.validators == identities([3, 4, 5, 6])
     with pytest.raises(Refused, match="not_a_validator"):
-        verify_history(FOUR, history[1:])
+        ChainOfTrust(FOUR, history[1:])
     with pytest.raises(Refused):
-        verify_history(FOUR, history[::-1])
+        ChainOfTrust(FOUR, history[::-1])
 
 
 def test_one_checkpoint_of_the_chain_cannot_be_left_out_even_if_the_validators_are_the_same_again() -> None:
@@ -243,9 +243,9 @@ def test_one_checkpoint_of_the_chain_cannot_be_left_out_even_if_the_validators_a
         stable_proof(b, content_of(b, 8, validators=[0, 1, 2, 3]), [4, 5, 6]),
         stable_proof(third, content_of(third, 12, validators=[5, 6, 7, 8]), [0, 1, 2]),
     ]
-    assert verify_history(a, chain).since == 12
+    assert ChainOfTrust(a, chain).group.since == 12
     with pytest.raises(Refused, match="gap_in_history"):
-        verify_history(a, [chain[2]])
+        ChainOfTrust(a, [chain[2]])
 
 
 def test_a_checkpoint_becomes_stable_only_after_the_one_that_named_its_voters() -> None:

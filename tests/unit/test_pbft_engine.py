@@ -13,7 +13,7 @@ from pbft_sockets import free_ports, validators_at
 
 from tallystick.canon.identity import Key
 from tallystick.canon.votes import Prepare
-from tallystick.consensus.pbft import Group, Parameters, verify_certificate, verify_history
+from tallystick.consensus.pbft import ChainOfTrust, Group, Parameters, verify_certificate
 from tallystick.consensus.pbft.messages import Forward, seal_message
 from tallystick.consensus.port import CommittedBlock
 from tallystick.errors import Refused
@@ -295,7 +295,7 @@ def test_a_validator_joins_and_another_one_leaves(tmp_path: Path) -> None:
         await cluster.fill(4, 6, "four")
         await cluster.until(b"four 5")
         assert cluster.engines[2].status().epoch == 2
-        last = verify_history(GROUP, cluster.stores[2].history())
+        last = ChainOfTrust(GROUP, cluster.stores[2].history()).group
         assert last.validators == tuple(NAMES[1:])
         assert set(cluster.engines[1].status().connected) >= set(NAMES[2:])
 

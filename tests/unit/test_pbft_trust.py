@@ -1,12 +1,11 @@
 """Who knows the genesis document can tell who agreed on a block, and cannot be led past a change of validators."""
 
 import pytest
-from pbft_cluster import FOUR, block_at, certify, cluster, content_of, group_of, identities, last_proof, stable_proof
+from pbft_cluster import FOUR, block_at, certify, changed, content_of, group_of, identities, last_proof, stable_proof
 
 from tallystick.canon.encoding import to_bytes
-from tallystick.consensus.pbft import Group
+from tallystick.consensus.pbft import ChainOfTrust, Group
 from tallystick.consensus.pbft.certificate import encode_checkpoint
-from tallystick.consensus.pbft.trust import ChainOfTrust
 from tallystick.errors import Refused
 
 SEVEN = FOUR.successor(4, identities(range(7)))
@@ -17,10 +16,7 @@ STAYED = stable_proof(FOUR, content_of(FOUR, 4), (0, 1, 2))
 
 
 def chain(*proofs: bytes, genesis: Group = FOUR) -> ChainOfTrust:
-    trust = ChainOfTrust(genesis)
-    for proof in proofs:
-        trust.extend(proof)
-    return trust
+    return ChainOfTrust(genesis, proofs)
 
 
 def refusal(trust: ChainOfTrust, height: int, block: bytes, certificate: bytes) -> str:
@@ -96,12 +92,7 @@ def test_a_checkpoint_of_another_chain_or_with_too_few_votes_leads_nowhere() -> 
 
 
 def test_a_running_network_shows_everything_that_it_takes() -> None:
-    five = cluster(4, extra=[4])
-    five.order(b"one", b"validators 1 2 3 4")
-    five.run(3000)
-    for i in range(15):
-        five.submit(2, b"%d" % i)
-        five.run(100)
+    five = changed()
     disk = five[2].disk
     trust = chain(*disk.history, last_proof(five[2]))
     assert trust.changes == 1 and five[2].replica.epoch > 1

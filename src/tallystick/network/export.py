@@ -56,12 +56,10 @@ def write_export(store: Store, genesis: Group, out: Path) -> Header:
     Raises:
         StoreError: there are none.
     """
-    head, trust, checkpoints = store.head(), ChainOfTrust(genesis), list(store.history())
-    stable = store.checkpoint()
+    head, stable, checkpoints = store.head(), store.checkpoint(), list(store.history())
     if stable is not None and stable.proof not in checkpoints[-1:]:
         checkpoints.append(stable.proof)
-    for proof in checkpoints:
-        trust.extend(proof)
+    trust = ChainOfTrust(genesis, checkpoints)
     first, last = store.first_height(), min(head.height if head else 0, trust.proven)
     if first > last:
         raise StoreError(f"{store.path}: holds no blocks yet")
@@ -126,9 +124,7 @@ def check_export(path: Path, genesis: Group) -> Checked:
         header: Header = from_bytes(_read(file, MAX_HEADER_BYTES), Header, limit=MAX_HEADER_BYTES, what="header")
         if header.chain != genesis.chain:
             raise Refused("wrong_chain", f"{path}: of chain {header.chain}, the genesis document is of {genesis.chain}")
-        transactions, trust = 0, ChainOfTrust(genesis)
-        for proof in header.checkpoints:
-            trust.extend(proof)
+        transactions, trust = 0, ChainOfTrust(genesis, header.checkpoints)
         for height in range(header.first, header.last + 1):
             record = _read(file, MAX_RECORD_BYTES)
             certified: Certified = from_bytes(record, Certified, limit=MAX_RECORD_BYTES, what=f"block {height}")

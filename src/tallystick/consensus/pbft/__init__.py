@@ -2,8 +2,9 @@
 then `checkpoints`, `views`, `catchup` and `transfer`; docs/consensus.md explains the whole before the code does.
 """
 
-from tallystick.consensus.pbft.certificate import group_of_block, verify_certificate, verify_history
+from tallystick.consensus.pbft.certificate import verify_certificate
 from tallystick.consensus.pbft.group import Group, Parameters
 from tallystick.consensus.pbft.replica import Replica
+from tallystick.consensus.pbft.trust import ChainOfTrust
 
-__all__ = ["Group", "Parameters", "Replica", "group_of_block", "verify_certificate", "verify_history"]
+__all__ = ["ChainOfTrust", "Group", "Parameters", "Replica", "verify_certificate"]

@@ -37,7 +37,7 @@ def votes_in(certificate: bytes) -> list[bytes]:
 def verify_certificate(group: Group, block: bytes, certificate: bytes) -> Block:
     """Checks that a quorum of `group` committed `block` (encoded), all in one view, and returns it decoded.
 
-    An auditor with the genesis file can run it, given the group of the block's epoch (`verify_history`).
+    An auditor with the genesis file can run it, given the group of the block's epoch (`trust.ChainOfTrust`).
 
     Raises:
         Refused: `too_few_votes`, `duplicate_signer`, `wrong_vote`, or what opening a vote or block raises.
@@ -57,8 +57,9 @@ def verify_certificate(group: Group, block: bytes, certificate: bytes) -> Block:
 def group_of_block(known: Group, certificate: bytes) -> Group:
     """The group whose quorum must have signed `certificate`, if `known`'s validators were in office at that block.
 
-    Epochs also end without a change of validators, so who knows only the changes (`verify_history`) learns the epoch's
-    number here. Any number that a quorum signed will do: each height is in one epoch, and honest validators know it.
+    Epochs also end without a change of validators, so who knows only the changes (`trust.ChainOfTrust`) learns the
+    epoch's number here. Any number that a quorum signed will do: each height is in one epoch, and honest validators
+    know it.
 
     Raises:
         Refused: `too_few_votes`, or what opening a vote raises.
@@ -146,22 +147,6 @@ def height_of(proof: bytes) -> int:
 def group_after(group: Group, content: CheckpointContent) -> Group:
     """Who agrees on the heights after a checkpoint of `group`."""
     return group.successor(content.height, tuple(content.validators))
-
-
-def verify_history(genesis: Group, proofs: Sequence[bytes]) -> Group:
-    """Follows the chain of checkpoints at which the validators changed, from genesis to the group after the last.
-
-    Each was signed by a quorum of those who were believed before it, so a reader who trusts the genesis file needs
-    to trust nobody else.
-
-    Raises:
-        Refused: what `verify_checkpoint` raises.
-    """
-    group = genesis
-    for proof in proofs:
-        signers = group_of_checkpoint(group, proof)
-        group = group_after(signers, verify_checkpoint(signers, proof))
-    return group
 
 
 # ---- votes

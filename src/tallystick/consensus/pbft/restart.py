@@ -5,11 +5,12 @@ Only what is on this node's own disk enters; the shell has checked that it is wh
 
 from tallystick.canon.identity import Key
 from tallystick.consensus.pbft import checkpoints, normal, transfer, views
-from tallystick.consensus.pbft.certificate import height_of, verify_history, votes_in
+from tallystick.consensus.pbft.certificate import height_of, votes_in
 from tallystick.consensus.pbft.group import Group
 from tallystick.consensus.pbft.io import Durable, EpochRecord, Head, Phase, VoteRecord
 from tallystick.consensus.pbft.messages import Claim, NewView, ViewChange, decode_block, open_message
 from tallystick.consensus.pbft.state import Accepted, Stable, State
+from tallystick.consensus.pbft.trust import ChainOfTrust
 from tallystick.errors import Refused
 
 
@@ -18,11 +19,11 @@ def restore(genesis: Group, key: Key, durable: Durable, timeout_ms: int) -> Stat
     head = durable.head or Head(0, genesis.genesis, 0)
     stable = Stable(height_of(durable.checkpoint), durable.checkpoint) if durable.checkpoint else Stable(0, b"")
     history = {height_of(proof): proof for proof in durable.history}
-    trusted = verify_history(genesis, [*(history | {stable.height: stable.proof}).values()] if stable.proof else [])
+    shown = (history | {stable.height: stable.proof}).values() if stable.proof else ()
     group = _group(genesis, durable.epoch) or genesis
     # The first epoch was never recorded as entered; it is what epoch 1 follows.
     previous = _group(genesis, durable.previous) or (genesis if group.epoch == 1 else None)
-    state = State(genesis, group, key, head, head.height, timeout_ms, trusted, previous)
+    state = State(genesis, group, key, head, head.height, timeout_ms, ChainOfTrust(genesis, shown).group, previous)
     state.deadline_ms, state.change_due, state.mute = durable.deadline_ms, durable.change_due, durable.mute
     state.stable, state.history = stable, history
     state.base = group.start

@@ -1,5 +1,7 @@
 """Who agreed on which heights, as far as somebody who knows only the genesis document can tell."""
 
+from collections.abc import Iterable
+
 from tallystick.consensus.pbft.certificate import (
     group_after,
     group_of_block,
@@ -18,13 +20,21 @@ class ChainOfTrust:
     It needs those at which the validators changed, and tells of no height beyond the checkpoint that comes after the
     last one it was shown: there the validators may have changed, and a liar would keep quiet about it. With fewer
     validators before than after, votes that decided nothing would look like a quorum.
+
+    Args:
+        proofs: stable checkpoints, in order.
+
+    Raises:
+        Refused: what `extend` raises.
     """
 
-    def __init__(self, genesis: Group) -> None:
+    def __init__(self, genesis: Group, proofs: Iterable[bytes] = ()) -> None:
         self._terms = [(0, genesis)]
         """From above which height on which validators agree."""
         self.height = 0
         """Of the last checkpoint."""
+        for proof in proofs:
+            self.extend(proof)
 
     @property
     def group(self) -> Group:
