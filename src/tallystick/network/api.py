@@ -195,14 +195,9 @@ class Api:
         raise Refused("no_such_block", f"block {height}: {here}; other validators may keep more")
 
     async def _blocks(self, request: Request) -> views.Blocks:
-        start, room = max(_number(request, "start"), self._store.first_height()), MAX_ANSWER_BYTES
-        shown: list[views.BlockView] = []
-        for stored in self._store.blocks(start, start + views.MAX_BLOCKS - 1):
-            room -= len(stored.block) + len(stored.certificate)
-            if room < 0:
-                break
-            shown.append(views.BlockView(stored.block, stored.certificate))
-        return views.Blocks(shown)
+        start = max(_number(request, "start"), self._store.first_height())
+        chosen = self._store.blocks_within(start, start + views.MAX_BLOCKS - 1, MAX_ANSWER_BYTES)
+        return views.Blocks([views.BlockView(stored.block, stored.certificate) for stored in chosen])
 
     async def _checkpoints(self, request: Request) -> views.Checkpoints:
         stable = self._store.checkpoint()

@@ -482,14 +482,8 @@ class PbftEngine:
         return Examined(tuple(accepted), tuple(refused), effect.again)
 
     def _read_blocks(self, effect: ReadBlocks) -> BlocksRead:
-        chosen: list[tuple[bytes, bytes]] = []
-        room = effect.max_bytes
-        for stored in self._store.blocks(effect.first, effect.last):
-            room -= len(stored.block) + len(stored.certificate)
-            if room < 0:
-                break
-            chosen.append((stored.block, stored.certificate))
-        return BlocksRead(effect.peer, tuple(chosen))
+        chosen = self._store.blocks_within(effect.first, effect.last, effect.max_bytes)
+        return BlocksRead(effect.peer, tuple((stored.block, stored.certificate) for stored in chosen))
 
     def _read_chunk(self, effect: ReadChunk) -> ChunkRead:
         manifest = self._store.snapshot_part(effect.height, MANIFEST) if effect.index == 0 else None

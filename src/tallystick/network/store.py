@@ -272,6 +272,16 @@ class Store:
                 return
             yield stored
 
+    def blocks_within(self, first: int, last: int, max_bytes: int) -> list[StoredBlock]:
+        """As many of `blocks` as take, with their certificates, no more than `max_bytes`."""
+        chosen: list[StoredBlock] = []
+        for stored in self.blocks(first, last):
+            max_bytes -= len(stored.block) + len(stored.certificate)
+            if max_bytes < 0:
+                break
+            chosen.append(stored)
+        return chosen
+
     # ---- snapshots
 
     def save_snapshot(self, height: int, manifest: bytes, data: bytes) -> None:
