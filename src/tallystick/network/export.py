@@ -17,7 +17,7 @@ import msgspec
 from tallystick.canon.encoding import from_bytes, to_bytes
 from tallystick.consensus.pbft import Group
 from tallystick.consensus.pbft.limits import MAX_BLOCK_BYTES, MAX_CERTIFICATE_BYTES
-from tallystick.consensus.pbft.messages import decode_block
+from tallystick.consensus.pbft.messages import CertifiedBlock, decode_block
 from tallystick.consensus.pbft.trust import ChainOfTrust
 from tallystick.errors import Refused
 from tallystick.network.dial import Validators
@@ -34,11 +34,6 @@ class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_like
     first: int
     last: int
     checkpoints: tuple[bytes, ...]
-
-
-class Certified(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_like=True):
-    block: bytes
-    certificate: bytes
 
 
 @dataclass(frozen=True)
@@ -64,7 +59,7 @@ def write_export(store: Store, genesis: Group, out: Path) -> Header:
     if first > last:
         raise StoreError(f"{store.path}: holds no blocks yet")
     header = Header(genesis.chain, first, last, tuple(checkpoints))
-    _write_file(out, header, (Certified(stored.block, stored.certificate) for stored in store.blocks(first, last)))
+    _write_file(out, header, (CertifiedBlock(stored.block, stored.certificate) for stored in store.blocks(first, last)))
     return header
 
 
@@ -88,7 +83,7 @@ def fetch_export(validators: Validators, genesis: Group, out: Path) -> Header:
     return header
 
 
-def _fetch_blocks(validators: Validators, trust: ChainOfTrust, first: int, last: int) -> Iterator[Certified]:
+def _fetch_blocks(validators: Validators, trust: ChainOfTrust, first: int, last: int) -> Iterator[CertifiedBlock]:
     height = first
     while height <= last:
         page = validators.blocks(height)
@@ -96,11 +91,11 @@ def _fetch_blocks(validators: Validators, trust: ChainOfTrust, first: int, last:
             raise Refused("no_such_block", f"block {height}: the validator shows no more, though it named {last}")
         for shown in page[: last - height + 1]:
             trust.verify_block(height, shown.block, shown.certificate)
-            yield Certified(shown.block, shown.certificate)
+            yield CertifiedBlock(shown.block, shown.certificate)
             height += 1
 
 
-def _write_file(out: Path, header: Header, blocks: Iterable[Certified]) -> None:
+def _write_file(out: Path, header: Header, blocks: Iterable[CertifiedBlock]) -> None:
     try:
         with out.open("wb") as file:
             file.write(MAGIC)
@@ -127,7 +122,8 @@ def check_export(path: Path, genesis: Group) -> Checked:
         transactions, trust = 0, ChainOfTrust(genesis, header.checkpoints)
         for height in range(header.first, header.last + 1):
             record = _read(file, MAX_RECORD_BYTES)
-            certified: Certified = from_bytes(record, Certified, limit=MAX_RECORD_BYTES, what=f"block {height}")
+            what = f"block {height}"
+            certified: CertifiedBlock = from_bytes(record, CertifiedBlock, limit=MAX_RECORD_BYTES, what=what)
             block, _ = trust.verify_block(height, certified.block, certified.certificate)
             transactions += len(block.transactions)
         if file.read(1):
