@@ -50,8 +50,8 @@ def propose_if_due(state: State) -> None:
 
 
 def _propose_one(state: State) -> bool:
-    taken = [height for height, instance in state.instances.items() if instance.accepted is not None]
-    height = max(state.head.height, *taken, *state.required, 0) + 1
+    taken = (height for height, instance in state.instances.items() if instance.accepted is not None)
+    height = max([state.head.height, *taken, *state.required]) + 1
     last = min(state.head.height + state.group.parameters.window, state.horizon, state.high)
     if not state.base < height <= last:
         return False
