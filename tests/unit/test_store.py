@@ -1,5 +1,6 @@
 """What the store promises: atomic, durable, one owner, no second vote, and nothing lost or changed unnoticed."""
 
+import errno
 import os
 import sqlite3
 import subprocess
@@ -323,6 +324,15 @@ def test_damage_is_noticed_at_the_start_and_the_way_out_is_named(path: Path, wha
     DAMAGE[what](path)
     with pytest.raises(DamagedError, match="validator recover"):
         opened(path).close()
+
+
+def test_a_disk_without_room_for_the_log_is_named(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(file: int, data: bytes, position: int) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "pwrite", full)
+    with pytest.raises(StoreError, match="No space left on device; is the disk full"):
+        opened(path)
 
 
 def test_a_log_that_lost_its_end_is_noticed(path: Path) -> None:

@@ -158,6 +158,9 @@ class Store:
         except (ValueError, msgspec.DecodeError) as error:
             self._db.close()
             raise DamagedError(path, str(error)) from None
+        except OSError as error:
+            self._db.close()
+            raise StoreError(f"{path}: {error.strerror}; is the disk full?") from None
         except StoreError:
             self._db.close()
             raise
