@@ -7,15 +7,18 @@ from unittest.mock import patch
 
 import pytest
 
+from tallystick.consensus.pbft import views
 from tallystick.lab.consensus.application import Account, Application, Reply
 from tallystick.lab.consensus.campaign import Seeds, run_seed
 from tallystick.lab.consensus.cluster import Cluster
 from tallystick.lab.consensus.disk import Disk
 from tallystick.lab.consensus.node import Node
 
+IMPATIENT_MS = 20
+
 
 @contextmanager
-def broken(owner: type, name: str, value: Any) -> Iterator[None]:
+def broken(owner: Any, name: str, value: Any) -> Iterator[None]:
     with patch.object(owner, name, value):
         yield
 
@@ -55,6 +58,12 @@ def test_11_a_reply_that_is_not_what_was_executed_is_noticed() -> None:
     original = Cluster.reply
     with broken(Cluster, "reply", reply):
         assert 11 in invariants_broken(Seeds(0, 5))
+
+
+def test_14_a_client_that_outlives_too_many_primaries_is_noticed() -> None:
+    """Backups without patience replace every primary before it can serve anybody."""
+    with broken(views, "_timeout", lambda state: IMPATIENT_MS):
+        assert 14 in invariants_broken(Seeds(10, 10))
 
 
 def test_15_money_from_nowhere_is_noticed() -> None:

@@ -36,8 +36,8 @@ class Client:
         self.wishes = wishes
         self.accepted: dict[int, str] = {}
         """What it believes became of each request, by number."""
-        self.waits_since = 0
-        self.longest_wait_ms = 0
+        self.replaced_before = 0
+        """Primaries that had been replaced when it asked, or when the healing began."""
         self.pending: bytes = b""
         self.number = 0
         self._voices: Counter[str] = Counter()
@@ -56,7 +56,7 @@ class Client:
         self._voices.clear()
         self._heard.clear()
         self.pending = sign_request(self.key, self.cluster.genesis.chain, wish)
-        self.waits_since = self.cluster.world.now
+        self.replaced_before = len(self.cluster.watch.replaced)
         self._ask([self._random.choice(self.cluster.contacts())], self.pending)
         self.cluster.world.later(RETRY_MS, self._again, self.number)
 
@@ -91,7 +91,6 @@ class Client:
             return
         self.cluster.watch.accepted(self, reply)
         self.accepted[reply.number] = reply.result
-        self.longest_wait_ms = max(self.longest_wait_ms, self.cluster.world.now - self.waits_since)
         self.pending = b""
         self.cluster.world.later(self._random.randint(0, self.cluster.plan.think_ms), self.next)
 

@@ -1,6 +1,6 @@
 """What must hold, whatever happens: sixteen invariants, numbered as in docs/simulation.md.
 
-Each is checked at the event that could break it. 13 and 14 are about the end of a run (`run`), 16 about two runs of one
+Each is checked at the event that could break it. 13 is about the end of a run (`run`), 16 about two runs of one
 seed (the tests). The watch knows everything that honest nodes do, and nothing that faulty ones say enters it.
 """
 
@@ -43,6 +43,8 @@ _SEALED: Final = msgspec.msgpack.Decoder(list[bytes])
 LOOK_EVERY: Final = 16
 """Batches of work of one node between two looks at its memory; in one seed of `CLOSE_LOOKS` each batch has one."""
 CLOSE_LOOKS: Final = 4
+ROTATIONS: Final = 2
+"""How often each validator may be primary and be replaced while a request of an honest client waits."""
 
 
 class Watch:
@@ -59,6 +61,10 @@ class Watch:
         self.groups: dict[int, Group] = {}
         self.accusations: set[str] = set()
         self.views_opened = 0
+        self.replaced: set[tuple[int, int]] = set()
+        """Epochs and views that an honest node has entered after giving up the primary before."""
+        self.healed = False
+        """Whether everything works, but for faulty nodes: waiting is measured from then on."""
         self.epochs = 0
         self.transfers = 0
         self.mutes = 0
@@ -111,6 +117,8 @@ class Watch:
                 self.epochs = max(self.epochs, record.epoch)
             case ViewRecord():
                 self.views_opened += bool(record.new_view)
+                if node.honest and record.new_view:
+                    self.replaced.add((record.epoch, record.view))
                 if node.honest and not record.new_view:
                     self._13_f_alone_move_nobody(node, record)
         if self.cluster.world.story is not None:
@@ -207,6 +215,7 @@ class Watch:
 
     def accepted(self, client: "Client", reply: Reply) -> None:
         self._11_replies(client, reply)
+        self._14_fairness(client)
 
     def halted(self, node: "Node", reason: str) -> None:
         self.cluster.world.tell(node.name, f"HALTS: {reason}")
@@ -368,6 +377,11 @@ class Watch:
         if others <= faults(len(node.groups[0].validators)):
             raise Violation(13, f"{node.name} leaves for view {record.view} because {others} others did")
 
+    def _14_fairness(self, client: "Client") -> None:
+        replaced = len(self.replaced) - client.replaced_before
+        if self.healed and replaced > ROTATIONS * self.cluster.plan.n:
+            raise Violation(14, f"{replaced} primaries were replaced while request {client.number} waited")
+
     def _15_ledger(self, node: "Node") -> None:
         accounts = node.app.accounts.values()
         count, held = total(accounts)
@@ -384,6 +398,7 @@ def bounds(members: int, peers: int, span: int) -> dict[str, int]:
     return {
         "instances": span,
         "votes": 2 * members * span,
+        "settled": 4 * span,
         "certified": span + TRANSFER_GAP * span + limits.MAX_BLOCKS_PER_ANSWER,
         "checkpoint_votes": (3 + TRANSFER_GAP) * members,
         "view_changes": members,

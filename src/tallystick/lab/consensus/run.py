@@ -117,6 +117,9 @@ def heal(cluster: Cluster, chaos: Chaos) -> None:
             node.disk.full = False
             node.habits = type(node.habits)(cluster.plan.tick_ms)
             node.start()
+    cluster.watch.healed = True
+    for client in (*cluster.clients, cluster.operator):
+        client.replaced_before = len(cluster.watch.replaced)
     for client in cluster.clients:
         number = max([client.number, *(wish.number for wish in client.wishes)])
         client.wishes += [Transfer(number + 1 + i, client.key.identity, 1) for i in range(FRESH_REQUESTS)]
