@@ -40,7 +40,13 @@ REGRESSIONS = (
         "silent_peers_asked_again_for_each_target",
         "seed 500053, n = 7, a newcomer among whose first peers two have retired",
         13,
-        "the next target of a state transfer keeps who was slow and whose turn it is (transfer._aim_at)",
+        "the next target of a state transfer keeps who was silent and whose turn it is (State.silent, chunk_turn)",
+    ),
+    Regression(
+        "silent_peers_forgotten_with_a_target_given_up",
+        "seed 30009, n = 16, with three dead peers",
+        13,
+        "which peers are silent is known beyond the target of a state transfer (State.silent)",
     ),
     Regression(
         "queue_outlives_a_transfer",

@@ -45,7 +45,11 @@ FOUND_BY = {
     "requests_forgotten_by_a_new_view": 103,
     "proposals_below_the_base_of_the_view": 176,
 }
-SIZED = {"silent_peers_asked_again_for_each_target": (500_053, 7), "queue_outlives_a_transfer": (364, 4)}
+SIZED = {
+    "silent_peers_asked_again_for_each_target": (500_053, 7),
+    "silent_peers_forgotten_with_a_target_given_up": (30_009, 16),
+    "queue_outlives_a_transfer": (364, 4),
+}
 """Found by a seed for a cluster of this size."""
 SEARCHED = 40
 

@@ -20,7 +20,7 @@ from pbft_cluster import (
 
 from tallystick.canon.votes import Checkpoint, PrePrepare, culprit, seal_vote
 from tallystick.consensus.pbft import Group
-from tallystick.consensus.pbft.io import Accuse, Broadcast, Send
+from tallystick.consensus.pbft.io import Accuse, Broadcast, Persist, Phase, Send, VoteRecord
 from tallystick.consensus.pbft.limits import MAX_EVIDENCE
 from tallystick.consensus.pbft.messages import seal_message
 
@@ -69,6 +69,51 @@ def test_a_second_different_vote_is_refused_and_proven(vote: Callable[[Group, in
     assert backup.refusals(2, second) == {"conflicting_vote": 1}
     assert cases(backup) == [Accuse(KEYS[2].identity, first, second)], "once"
     assert culprit("test", first, second)[0] == KEYS[2].identity
+
+
+def prepared_seven() -> tuple[Node, bytes]:
+    """Of seven validators one that has seen all the prepares it needs; and the block's digest."""
+    group = group_of(7)
+    backup, digest = node(group, 1), group.block_digest(A)
+    backup.tick(1)
+    backup.receive(0, proposal(group, 0, A))
+    for by in (2, 3, 4):
+        backup.receive(by, prepare(group, by, digest))
+    records = [e.record for e in backup.effects if isinstance(e, Persist)]
+    assert Phase.COMMIT in [record.phase for record in records if isinstance(record, VoteRecord)]
+    return backup, digest
+
+
+def test_a_vote_like_those_of_a_quorum_is_not_checked_any_more() -> None:
+    group = group_of(7)
+    backup, digest = prepared_seven()
+    unsigned = bytearray(prepare(group, 5, digest))
+    unsigned[40] ^= 1
+    assert backup.refusals(5, bytes(unsigned)) == {}, "nobody looked at the signature"
+    for by in (2, 3, 4, 5):
+        backup.receive(by, commit(group, by, digest))
+    assert backup.replica.height == 1
+    late = bytearray(commit(group, 6, digest))
+    late[40] ^= 1
+    assert backup.refusals(6, bytes(late)) == {}
+    assert backup.refusals(6, bytes(late[:96]) + commit(group, 6, digest, view=1)[96:]) == {"bad_signature": 1}
+
+
+def test_a_second_different_vote_is_proven_even_if_the_first_was_not_looked_at() -> None:
+    group = group_of(7)
+    backup, digest = prepared_seven()
+    first, second = prepare(group, 5, digest), prepare(group, 5, b"e" * 32)
+    assert backup.refusals(5, first) == {}
+    assert backup.refusals(5, second) == {"conflicting_vote": 1}
+    assert cases(backup) == [Accuse(KEYS[5].identity, first, second)]
+
+
+def test_a_peer_cannot_have_another_accused_by_a_vote_that_nobody_looked_at() -> None:
+    group = group_of(7)
+    backup, digest = prepared_seven()
+    assert backup.refusals(5, prepare(group, 6, digest)) == {}, "brought by 5 in the name of 6"
+    assert backup.refusals(5, prepare(group, 5, b"e" * 32)) == {}
+    assert not cases(backup)
 
 
 def test_two_different_checkpoint_votes_are_proven_too() -> None:

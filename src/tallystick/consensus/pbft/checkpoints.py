@@ -136,6 +136,7 @@ def collect_garbage(state: State) -> None:
     low = state.low
     state.certified = {h: entry for h, entry in state.certified.items() if h > low}
     state.votes = {slot: digest for slot, digest in state.votes.items() if slot[1] > low}
+    state.settled = {payload: height for payload, height in state.settled.items() if height > low}
     state.contents = {h: content for h, content in state.contents.items() if h > state.stable.height}
     state.checkpoint_votes = {h: votes for h, votes in state.checkpoint_votes.items() if h > state.stable.height}
     state.accused.clear()
@@ -159,6 +160,7 @@ def enter_epoch(state: State, previous: Group | None, group: Group) -> None:
     state.do(Regroup(group))
     state.view, state.active, state.new_view, state.own_view_change = 0, True, b"", b""
     state.base, state.change_due = group.start, False
+    state.settled.clear()
     for held in (state.instances, state.votes, state.prepared, state.bodies, state.required, state.view_changes):
         held.clear()
     # Votes for later heights came in the name of an epoch that does not reach them.
@@ -168,4 +170,5 @@ def enter_epoch(state: State, previous: Group | None, group: Group) -> None:
     state.pool.give_back()
     collect_garbage(state)
     state.peers = {identity: peer for identity, peer in state.peers.items() if state.is_member(identity)}
+    state.silent.intersection_update(state.peers)
     state.welcome(state.guests)

@@ -14,6 +14,7 @@ Messages between the watermarks are held, one per sender, height and phase.
 
 from typing import Final
 
+from tallystick.canon.sealed import HEADER_BYTES
 from tallystick.canon.votes import Commit, Prepare, PrePrepare, open_vote
 from tallystick.consensus.pbft.certificate import make_certificate
 from tallystick.consensus.pbft.io import Broadcast, Persist, Phase, Send, Verified, Verify, VoteRecord
@@ -112,11 +113,24 @@ def on_prepare(state: State, sender: str, vote: Prepare, sealed: bytes) -> None:
         return
     if sender == state.primary:
         raise Refused("primary_prepared", f"{sender[:12]} is primary; its pre-prepare is its only vote in that phase")
+    unread = instance.unread.pop(sender, None)
+    if unread is not None:
+        author, earlier = open_vote(state.group.chain, unread)
+        if author == sender and isinstance(earlier, Prepare):
+            _count(state, instance.prepares, sender, earlier, unread)
     held = instance.pre_prepare
     if held is not None and held.digest != vote.digest and sender not in instance.prepares:
         state.do(Send(sender, held.sealed))  # one of us two was shown another proposal
     _count(state, instance.prepares, sender, vote, sealed)
     advance(state, vote.height)
+
+
+def pass_over(state: State, peer: str, frame: bytes) -> None:
+    """Takes in a vote like those that a quorum has given. A third of all votes are such, and checking their signatures
+    would be wasted; a prepare is kept in case its sender contradicts itself."""
+    instance = state.instances.get(state.settled[frame[HEADER_BYTES:]])
+    if instance is not None:
+        instance.unread[peer] = frame
 
 
 def on_commit(state: State, sender: str, vote: Commit, sealed: bytes) -> None:
@@ -200,6 +214,7 @@ def deliver_next(state: State) -> None:
     commits = [ballot.sealed for ballot in instance.commits.values() if ballot.digest == accepted.digest]
     if len(commits) >= state.group.quorum:
         certificate = make_certificate(commits[: state.group.quorum])
+        _settle(state, commits[0], accepted.block.height)
         deliver(state, accepted.block, accepted.encoded, accepted.digest, certificate)
 
 
@@ -261,7 +276,13 @@ def _commit_if_prepared(state: State, instance: Instance, digest: bytes) -> None
         return
     votes = [instance.pre_prepare.sealed, *prepares[: state.group.quorum - 1]]
     state.prepared[instance.height] = Claim(instance.height, state.view, digest, votes)
+    _settle(state, votes[-1], instance.height)
     _cast(state, instance, Phase.COMMIT, digest, proof=make_certificate(votes))
+
+
+def _settle(state: State, sealed: bytes, height: int) -> None:
+    """Needs no more votes like this one."""
+    state.settled[sealed[HEADER_BYTES:]] = height
 
 
 # ---- voting

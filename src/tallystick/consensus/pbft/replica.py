@@ -6,7 +6,8 @@ The order of effects and what the shell owes in return is the contract in `io`.
 from collections.abc import Mapping
 
 from tallystick.canon.identity import Key
-from tallystick.canon.votes import Checkpoint, Commit, Prepare, PrePrepare
+from tallystick.canon.sealed import HEADER_BYTES
+from tallystick.canon.votes import MAX_VOTE_BYTES, Checkpoint, Commit, Prepare, PrePrepare
 from tallystick.consensus.pbft import catchup, checkpoints, forwarding, normal, restart, transfer, views
 from tallystick.consensus.pbft.group import Group
 from tallystick.consensus.pbft.io import (
@@ -155,6 +156,7 @@ class Replica:
         return {
             "instances": len(state.instances),
             "votes": sum(len(i.prepares) + len(i.commits) for i in state.instances.values()),
+            "settled": len(state.settled),
             "bodies": len(state.bodies),
             "certified": len(state.certified),
             "checkpoint_votes": sum(map(len, state.checkpoint_votes.values())),
@@ -208,6 +210,9 @@ class Replica:
     def _receive(self, peer: str, frame: bytes) -> None:
         state = self._state
         assert state.executed == state.head.height, "the shell owes Executed or Restored before more frames"
+        if len(frame) <= MAX_VOTE_BYTES and frame[HEADER_BYTES:] in state.settled:
+            normal.pass_over(state, peer, frame)
+            return
         sender, message = open_message(state.group, frame)
         asks = isinstance(message, Status | Fetch | FetchChunk) and sender in state.guests
         if not state.is_member(sender) and not asks:

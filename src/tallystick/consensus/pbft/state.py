@@ -78,6 +78,8 @@ class Instance:
     prepares: dict[str, Ballot] = field(default_factory=dict)
     """By sender; backups only, for the primary's pre-prepare stands for its prepare."""
     commits: dict[str, Ballot] = field(default_factory=dict)
+    unread: dict[str, bytes] = field(default_factory=dict)
+    """By peer: a prepare as it came, unchecked, that said what a quorum had said already."""
     said: dict[Phase, bytes] = field(default_factory=dict)
     """Our own messages as they were broadcast, for sending again."""
 
@@ -163,12 +165,8 @@ class Transferring:
     missing: deque[int] = field(default_factory=deque)
     asked: dict[int, tuple[str, int]] = field(default_factory=dict)
     """Peer and deadline for each chunk under way."""
-    turn: int = 0
-    """Counts requests: the next peer's turn."""
     gone: set[str] = field(default_factory=set)
     """Peers that do not hold it, or sent something else."""
-    slow: set[str] = field(default_factory=set)
-    """Peers that did not answer in time; they are asked again when all have been slow."""
     timeouts: int = 0
     """In a row, without an answer in between."""
 
@@ -206,6 +204,9 @@ class State:
     """Nothing at or below it is decided in the current view: the checkpoint that the view was opened with."""
     required: dict[int, bytes] = field(default_factory=dict)
     """What the new view says must be at these heights."""
+    settled: dict[bytes, int] = field(default_factory=dict)
+    """Payloads of the votes that a quorum has given in the current view, with their heights: no more of them are
+    needed."""
 
     # checkpoints
     stable: Stable = Stable(0, b"")
@@ -241,6 +242,11 @@ class State:
     inbound: deque[tuple[bytes, bytes, Block]] = field(default_factory=deque)
     """Certified blocks of one answer that wait for those before them to be executed."""
     transfer: Transferring | None = None
+    chunk_turn: int = 0
+    """Counts requests for chunks: the next peer's turn."""
+    silent: set[str] = field(default_factory=set)
+    """Peers that did not answer such a request in time, for this target or those before: a chain that is quick to its
+    next checkpoint would else have us begin with the same ones for each. They are asked again when all are silent."""
     clock: Clock = field(default_factory=Clock)
     rejections: Counter[str] = field(default_factory=Counter)
     accused: set[tuple[str, object]] = field(default_factory=set)

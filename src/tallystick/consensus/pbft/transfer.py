@@ -50,10 +50,7 @@ def on_checkpoints(state: State, sender: str, message: Checkpoints) -> None:
 
 
 def _aim_at(state: State, found: Transferring) -> None:
-    """Goes for another target. Whom we waited for in vain is remembered: a chain that is quick to its next checkpoint
-    would else have us begin with the same silent peers for each."""
-    if state.transfer is not None:
-        found.turn, found.slow = state.transfer.turn, state.transfer.slow
+    """Goes for another target."""
     state.transfer = found
     state.inbound.clear()
     state.fetch = None
@@ -114,7 +111,7 @@ def on_tick(state: State) -> None:
         return
     for index, (peer, until_ms) in list(transfer.asked.items()):
         if state.clock.elapsed_ms >= until_ms:
-            transfer.slow.add(peer)
+            state.silent.add(peer)
             transfer.timeouts += 1
             _ask_again(transfer, index)
     if not transfer.manifest and not transfer.asked:
@@ -127,15 +124,15 @@ def on_tick(state: State) -> None:
 
 def _ask(state: State, transfer: Transferring, index: int) -> None:
     able = sorted(identity for identity in state.peers if identity != state.me and identity not in transfer.gone)
-    quick = [identity for identity in able if identity not in transfer.slow]
+    quick = [identity for identity in able if identity not in state.silent]
     if not able or (not quick and len(transfer.gone) > state.group.faults):
         state.transfer = None  # an honest peer does not hold it any more; a status will bring another target
         return
     if not quick:
-        transfer.slow.clear()
+        state.silent.clear()
         quick = able
-    transfer.turn += 1
-    peer = quick[transfer.turn % len(quick)]
+    state.chunk_turn += 1
+    peer = quick[state.chunk_turn % len(quick)]
     transfer.asked[index] = (peer, state.clock.elapsed_ms + fetch_timeout_ms(transfer.timeouts))
     state.send(peer, FetchChunk(state.group.epoch, transfer.target.height, index))
 
@@ -169,7 +166,7 @@ def on_chunk(state: State, sender: str, message: Chunk) -> None:
             _ask_again(transfer, index)
         raise
     transfer.timeouts = 0
-    transfer.slow.discard(sender)
+    state.silent.discard(sender)
     transfer.asked.pop(index, None)
     if index in transfer.missing:
         transfer.missing.remove(index)

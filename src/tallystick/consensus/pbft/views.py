@@ -282,6 +282,7 @@ def prepare_view(state: State, opening: Opening, pre_prepares: Sequence[bytes], 
     state.active, state.new_view = True, frame
     state.patience = Patience(doublings=state.patience.doublings)
     state.instances.clear()
+    state.settled.clear()
     state.base = opening.base
     state.required = {height: digest for height, digest in opening.blocks if height > state.head.height}
     _forget_below(state, state.view + 1)

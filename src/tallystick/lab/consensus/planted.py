@@ -447,10 +447,26 @@ def silent_peers_asked_again_for_each_target() -> Iterator[None]:
 
     def aim_at(s: State, found: Transferring) -> None:
         original(s, found)
-        found.turn, found.slow = 0, set()
+        s.chunk_turn = 0
+        s.silent.clear()
 
     original = transfer._aim_at
     with swapped((transfer, "_aim_at", aim_at)):
+        yield
+
+
+@planted
+def silent_peers_forgotten_with_a_target_given_up() -> Iterator[None]:
+    """The same, but only if the peers have dropped the snapshot before all of it was here."""
+
+    def ask(s: State, fetching: Transferring, index: int) -> None:
+        original(s, fetching, index)
+        if s.transfer is None:
+            s.chunk_turn = 0
+            s.silent.clear()
+
+    original = transfer._ask
+    with swapped((transfer, "_ask", ask)):
         yield
 
 
