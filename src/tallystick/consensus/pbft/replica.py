@@ -155,7 +155,7 @@ class Replica:
         state = self._state
         return {
             "instances": len(state.instances),
-            "votes": sum(len(i.prepares) + len(i.commits) for i in state.instances.values()),
+            "votes": sum(len(i.prepares) + len(i.commits) + len(i.unread) for i in state.instances.values()),
             "settled": len(state.settled),
             "bodies": len(state.bodies),
             "certified": len(state.certified),

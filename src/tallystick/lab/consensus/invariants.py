@@ -397,7 +397,7 @@ def bounds(members: int, peers: int, span: int) -> dict[str, int]:
     early = peers * EARLY_FRAMES
     return {
         "instances": span,
-        "votes": 2 * members * span,
+        "votes": 3 * members * span,
         "settled": 4 * span,
         "certified": span + TRANSFER_GAP * span + limits.MAX_BLOCKS_PER_ANSWER,
         "checkpoint_votes": (3 + TRANSFER_GAP) * members,
