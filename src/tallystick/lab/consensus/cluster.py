@@ -1,5 +1,6 @@
 """The cluster of one run: nodes, network and clients, wired together as a plan says."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -124,10 +125,14 @@ class Cluster:
             return
         if group.epoch > self._epoch:
             self._epoch, self.validators = group.epoch, group.validators
-        for identity in group.validators:
-            for index in self.indices[identity]:
-                if index != node.index and self.nodes[index].up:
-                    self._greet(node.index, index)
+        self.meet(node.index, group.validators)
+
+    def meet(self, index: int, identities: Sequence[str]) -> None:
+        """A node opens channels to these."""
+        for identity in identities:
+            for other in self.indices[identity]:
+                if other != index and self.nodes[other].up:
+                    self._greet(index, other)
 
     def connect(self, index: int) -> None:
         """A node that has just started finds its peers, and they find it."""

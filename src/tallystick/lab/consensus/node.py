@@ -21,6 +21,7 @@ from tallystick.consensus.pbft.io import (
     Event,
     Examine,
     Executed,
+    Guests,
     Halt,
     Outcome,
     Persist,
@@ -87,6 +88,8 @@ class Node:
         """How many times too fast its timers run."""
         self.groups: tuple[Group, ...] = ()
         """Whose channels it keeps: those of the epoch, and of the one before."""
+        self.guests: tuple[str, ...] = ()
+        """Newcomers that it has channels to as well."""
         self.forgetful = False
         """Whether its disk, when it dies, is that of some time ago."""
         self._old_disk = Disk()
@@ -132,11 +135,12 @@ class Node:
         change_due = self.app.validators() != validators
         durable = self.disk.durable(self.app.next_deadline_ms(), change_due, outcome)
         self.replica = Replica(self.cluster.genesis, self.key, durable, timeout_ms=self.cluster.plan.timeout_ms)
-        self.groups = (self.replica.group,)
+        self.groups, self.guests = (self.replica.group,), ()
         self.starts += 1
         self.cluster.world.tell(self.name, f"starts at height {self.app.height}, epoch {self.replica.epoch}")
         self._busy = False
         self.cluster.watch.started(self)
+        self._inbox += self._welcome()
         self._beat(self.starts)
         self.cluster.connect(self.index)
 
@@ -318,6 +322,7 @@ class Node:
                 self.disk.write(effect)
             case Deliver():
                 answers.append(self._deliver(effect))
+                answers += self._welcome()
             case Verify():
                 answers.append(verify(self.app, effect))
             case Examine():
@@ -362,9 +367,20 @@ class Node:
         """The nodes of its peers; asked for with every broadcast."""
         if self._audience[0] is not self.groups:
             me = self.key.identity
-            peers = dict.fromkeys(v for group in self.groups for v in group.validators if v != me)
+            members = (v for group in self.groups for v in group.validators)
+            peers = dict.fromkeys(v for v in (*members, *self.guests) if v != me)
             self._audience = self.groups, self._nodes_of(peers)
         return self._audience[1]
+
+    def _welcome(self) -> list[Event]:
+        """Opens channels to newcomers, as the real shell does: they follow before they are in office."""
+        members = {v for group in self.groups for v in group.validators}
+        guests = tuple(v for v in self.app.validators() if v not in members)
+        if guests == self.guests:
+            return []
+        self.guests, self._audience = guests, ((), [])
+        self.cluster.meet(self.index, guests)
+        return [Guests(guests)]
 
     def _nodes_of(self, identities: Iterable[str]) -> list[int]:
         targets = [i for identity in identities for i in self.cluster.indices.get(identity, ())]

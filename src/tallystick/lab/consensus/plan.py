@@ -97,8 +97,9 @@ def plan_for(seed: int, n: int | None = None) -> Plan:
     interval = random.choice((2, 3, 4, 4, 6, 8))
     chaos_ms = random.choice((1_000, 2_000, 2_000, 3_000, 6_000)) if n <= 7 else 2_000
     changes = _changes(random, n, chaos_ms) if "membership" in chosen else ()
-    trouble = _trouble(random, n, chosen)
-    attacks = _attacks(random, n, chosen, trouble, changes)
+    bearable = faults(n - sum(change.leave is not None for change in changes))
+    trouble = _trouble(random, bearable, chosen)
+    attacks = _attacks(random, n, chosen, bearable - trouble.flips - trouble.wipes, changes)
     return Plan(
         seed=seed,
         n=n,
@@ -159,12 +160,14 @@ def _weather(random: Random, chosen: frozenset[str]) -> Weather:
     return Weather(loss, duplication, base, spread, tail, ordered=random.random() < 0.3)
 
 
-def _trouble(random: Random, n: int, chosen: frozenset[str]) -> Trouble:
+def _trouble(random: Random, bearable: int, chosen: frozenset[str]) -> Trouble:
+    """Validators that forget count among the faulty, of which the cluster bears so many at its smallest size."""
+
     def drawn(name: str, *options: float) -> float:
         value = random.choice(options)
         return value if name in chosen else 0.0
 
-    lost = random.randint(1, max(1, faults(n)))
+    lost = random.randint(1, max(1, bearable))
     flips = random.random() < 0.5
     return Trouble(
         crash=drawn("crash", 0.001, 0.005, 0.02),
@@ -176,8 +179,8 @@ def _trouble(random: Random, n: int, chosen: frozenset[str]) -> Trouble:
         clogs=drawn("clogs", 1.0, 3.0),
         sync_ms=random.choice(((1, 5), (0, 40), (20, 200))) if "slow_disk" in chosen else (0, 0),
         full_disks=drawn("full_disk", 0.3),
-        flips=lost if "lost_disk" in chosen and flips else 0,
-        wipes=lost if "lost_disk" in chosen and not flips else 0,
+        flips=min(lost, bearable) if "lost_disk" in chosen and flips else 0,
+        wipes=min(lost, bearable) if "lost_disk" in chosen and not flips else 0,
         skew_ms=int(drawn("clock", 100, 5_000, 40_000)),
         clock_jumps=drawn("clock", 0.0, 0.5),
         stalls=drawn("stalls", 0.5),
@@ -185,11 +188,9 @@ def _trouble(random: Random, n: int, chosen: frozenset[str]) -> Trouble:
 
 
 def _attacks(
-    random: Random, n: int, chosen: frozenset[str], trouble: Trouble, changes: tuple[Change, ...]
+    random: Random, n: int, chosen: frozenset[str], room: int, changes: tuple[Change, ...]
 ) -> tuple[tuple[int, str], ...]:
-    """Faulty validators and those that forget count together: there are at most f of them, at the smallest size."""
-    smallest = min([n, *(n - sum(1 for c in changes if c.leave is not None) for _ in changes[:1])])
-    room = faults(max(1, smallest)) - trouble.flips - trouble.wipes
+    """At most `room` faulty validators, none of which leaves."""
     if "byzantine" not in chosen or room <= 0:
         return ()
     leaving = {change.leave for change in changes}
