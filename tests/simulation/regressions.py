@@ -40,7 +40,7 @@ REGRESSIONS = (
         "silent_peers_asked_again_for_each_target",
         "seed 500053, n = 7, a newcomer among whose first peers two have retired",
         13,
-        "the next target of a state transfer keeps who was silent and whose turn it is (State.silent, chunk_turn)",
+        "the next target of a state transfer keeps who was silent and whose turn it is (State.silent, turns)",
     ),
     Regression(
         "silent_peers_forgotten_with_a_target_given_up",

@@ -36,7 +36,7 @@ def test_3_a_request_executed_twice_is_noticed() -> None:
 
     original = Application._apply
     with broken(Application, "_apply", apply), broken(Application, "admit", lambda self, transaction: None):
-        assert 3 in invariants_broken(Seeds(0, 25))
+        assert 3 in invariants_broken(Seeds(0, 60))
 
 
 def test_8_a_state_that_differs_is_noticed() -> None:

@@ -99,11 +99,43 @@ def test_a_vote_like_those_of_a_quorum_is_not_checked_any_more() -> None:
     assert backup.refusals(6, bytes(late[:96]) + commit(group, 6, digest, view=1)[96:]) == {"bad_signature": 1}
 
 
+def test_who_is_no_validator_is_refused_also_with_a_vote_that_is_not_needed() -> None:
+    group = group_of(7)
+    backup, digest = prepared_seven()
+    assert backup.refusals(8, prepare(group, 8, digest)) == {"not_a_validator": 1}
+
+
 def test_a_second_different_vote_is_proven_even_if_the_first_was_not_looked_at() -> None:
     group = group_of(7)
     backup, digest = prepared_seven()
     first, second = prepare(group, 5, digest), prepare(group, 5, b"e" * 32)
     assert backup.refusals(5, first) == {}
+    assert backup.refusals(5, second) == {"conflicting_vote": 1}
+    assert cases(backup) == [Accuse(KEYS[5].identity, first, second)]
+
+
+def test_a_vote_that_contradicts_one_before_the_quorum_is_looked_at() -> None:
+    group = group_of(7)
+    backup, digest = node(group, 1), group.block_digest(A)
+    backup.tick(1)
+    backup.receive(0, proposal(group, 0, A))
+    first, second = prepare(group, 5, b"e" * 32), prepare(group, 5, digest)
+    backup.receive(5, first)
+    for by in (2, 3, 4):
+        backup.receive(by, prepare(group, by, digest))
+    assert backup.refusals(5, second) == {"conflicting_vote": 1}
+    assert cases(backup) == [Accuse(KEYS[5].identity, first, second)]
+
+
+@pytest.mark.parametrize("junk_first", [True, False])
+def test_junk_does_not_hide_a_vote_that_nobody_looked_at(junk_first: bool) -> None:
+    group = group_of(7)
+    backup, digest = prepared_seven()
+    first, second = prepare(group, 5, digest), prepare(group, 5, b"e" * 32)
+    junk = bytearray(first)
+    junk[40] ^= 1
+    for frame in (bytes(junk), first) if junk_first else (first, bytes(junk)):
+        backup.receive(5, frame)
     assert backup.refusals(5, second) == {"conflicting_vote": 1}
     assert cases(backup) == [Accuse(KEYS[5].identity, first, second)]
 

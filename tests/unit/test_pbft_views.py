@@ -32,7 +32,6 @@ from tallystick.consensus.pbft import Parameters
 from tallystick.consensus.pbft.io import Broadcast, Examine, Head, Persist, Submitted, ViewRecord
 from tallystick.consensus.pbft.limits import (
     MAX_BLOCK_BYTES,
-    MAX_BODIES_BYTES,
     MAX_DOUBLINGS,
     MAX_FRAME_BYTES,
     MAX_INTERVAL,
@@ -431,12 +430,35 @@ def test_a_block_that_we_prepared_is_there_when_a_claim_for_it_comes_late() -> N
 
 def test_blocks_of_past_views_are_bounded_in_bytes() -> None:
     state = State(FOUR, FOUR, KEYS[0], Head(0, FOUR.genesis, 0), 0, 1000, FOUR)
-    size = MAX_BLOCK_BYTES - 1
+    room = (FOUR.faults + 1) * FOUR.parameters.window
     for i in range(100):
-        state.keep_body(bytes([i]) * 32, 1 + i % 4, bytes(size))
-        state.keep_body(bytes([40]) * 32, 1, bytes(size))
-    assert sum(len(body) for _, body in state.bodies.values()) <= MAX_BODIES_BYTES
+        state.keep_body(bytes([i]) * 32, 1 + i % 4, bytes(MAX_BLOCK_BYTES))
+        state.keep_body(bytes([40]) * 32, 1, bytes(MAX_BLOCK_BYTES))
+    assert len(state.bodies) == room
     assert {bytes([99]) * 32, bytes([40]) * 32} < set(state.bodies), "the oldest go first"
+
+
+def test_f_primaries_in_a_row_cannot_make_a_block_that_may_be_prepared_forgotten() -> None:
+    """They would hide its certificate until nobody has the block, and then show it to each primary after them."""
+    state = State(FOUR, FOUR, KEYS[0], Head(0, FOUR.genesis, 0), 0, 1000, FOUR)
+    state.keep_body(DIGEST_A, 1, bytes(MAX_BLOCK_BYTES))
+    for i in range(FOUR.faults * FOUR.parameters.window):
+        state.keep_body(bytes([i]) * 32, 1 + i, bytes(MAX_BLOCK_BYTES))
+    assert DIGEST_A in state.bodies
+
+
+def test_a_backup_stands_behind_no_more_blocks_than_a_primary_may_work_on() -> None:
+    """Else a faulty primary could fill the room for the blocks of those before it."""
+    backup, window = node(group_of(4, parameters=Parameters(8, 24, 3)), 1), 3
+    group = backup.genesis
+    backup.tick(1)
+    blocks = {height: block_at(height, b"%d" % height) for height in range(1, 9)}
+    for height, block in blocks.items():
+        backup.receive(0, proposal(group, 0, block, height=height))
+    assert [vote.height for vote in said(group, backup.effects, Prepare)] == list(range(1, window + 1))
+    for by in (0, 2, 3):
+        backup.receive(by, commit(group, by, group.block_digest(blocks[1]), height=1))
+    assert said(group, backup.effects, Prepare)[-1].height == window + 1, "it follows when the chain does"
 
 
 # ---- a new view is computed again by everybody

@@ -170,5 +170,7 @@ def enter_epoch(state: State, previous: Group | None, group: Group) -> None:
     state.pool.give_back()
     collect_garbage(state)
     state.peers = {identity: peer for identity, peer in state.peers.items() if state.is_member(identity)}
-    state.silent.intersection_update(state.peers)
+    for kept in (state.turns, state.silent):
+        for identity in kept.keys() - state.peers.keys():
+            del kept[identity]
     state.welcome(state.guests)

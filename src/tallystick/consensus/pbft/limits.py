@@ -30,8 +30,6 @@ BLOCK_OVERHEAD_BYTES: Final = 512
 """What a block's header and list lengths take beside its transactions; 5 bytes more for each transaction."""
 TRANSACTION_OVERHEAD_BYTES: Final = 5
 
-MAX_BODIES_BYTES: Final = 64 * 1024 * 1024
-"""Undecided blocks of past views that we stood behind, together; the oldest go first."""
 MAX_EARLY_FRAMES: Final = 256
 """From one peer, of a view or epoch that we have not entered yet."""
 MAX_EARLY_BYTES: Final = 2 * 1024 * 1024
@@ -80,6 +78,8 @@ MAX_DOUBLINGS: Final = 6
 TRANSFER_GAP: Final = 4
 """Checkpoint intervals by which we must trail a stable checkpoint to fetch its snapshot and not the blocks."""
 MAX_CHUNKS_UNDER_WAY: Final = 4
+SILENT_MS: Final = 8_000
+"""How long a peer that did not answer is not asked for chunks, unless all others are silent too or hold none."""
 MAX_PROOFS_PER_ANSWER: Final = 512
 """Changes of validators that a newcomer can be led through."""
 

@@ -15,7 +15,7 @@ Messages between the watermarks are held, one per sender, height and phase.
 from typing import Final
 
 from tallystick.canon.sealed import HEADER_BYTES
-from tallystick.canon.votes import Commit, Prepare, PrePrepare, open_vote
+from tallystick.canon.votes import MAX_VOTE_BYTES, Commit, Prepare, PrePrepare, open_vote
 from tallystick.consensus.pbft.certificate import make_certificate
 from tallystick.consensus.pbft.io import Broadcast, Persist, Phase, Send, Verified, Verify, VoteRecord
 from tallystick.consensus.pbft.limits import MAX_CLOCK_SKEW_MS, PIPELINE_BYTES, PIPELINE_TRANSACTIONS
@@ -113,11 +113,7 @@ def on_prepare(state: State, sender: str, vote: Prepare, sealed: bytes) -> None:
         return
     if sender == state.primary:
         raise Refused("primary_prepared", f"{sender[:12]} is primary; its pre-prepare is its only vote in that phase")
-    unread = instance.unread.pop(sender, None)
-    if unread is not None:
-        author, earlier = open_vote(state.group.chain, unread)
-        if author == sender and isinstance(earlier, Prepare):
-            _count(state, instance.prepares, sender, earlier, unread)
+    _count_unread(state, instance, sender)
     held = instance.pre_prepare
     if held is not None and held.digest != vote.digest and sender not in instance.prepares:
         state.do(Send(sender, held.sealed))  # one of us two was shown another proposal
@@ -125,12 +121,28 @@ def on_prepare(state: State, sender: str, vote: Prepare, sealed: bytes) -> None:
     advance(state, vote.height)
 
 
-def pass_over(state: State, peer: str, frame: bytes) -> None:
-    """Takes in a vote like those that a quorum has given. A third of all votes are such, and checking their signatures
-    would be wasted; a prepare is kept in case its sender contradicts itself."""
-    instance = state.instances.get(state.settled[frame[HEADER_BYTES:]])
-    if instance is not None:
-        instance.unread[peer] = frame
+def may_pass_over(state: State, peer: str, frame: bytes) -> bool:
+    """Whether `frame` can stay unread, since it says what a quorum has said already. A third of all votes are such,
+    and checking their signatures would be wasted. Of each validator one such prepare is kept, in case it contradicts
+    itself; what else it says about that height is read."""
+    height = state.settled.get(frame[HEADER_BYTES:]) if len(frame) <= MAX_VOTE_BYTES else None
+    if height is None or peer not in state.group.validators:
+        return False
+    instance = state.instances.get(height)
+    if instance is None:
+        return True  # decided
+    return peer not in instance.prepares and instance.unread.setdefault(peer, frame) == frame
+
+
+def _count_unread(state: State, instance: Instance, sender: str) -> None:
+    """The prepare of `sender` that was passed over counts after all: it says something else now."""
+    frame = instance.unread.pop(sender, b"")
+    try:
+        author, vote = open_vote(state.group.chain, frame)
+    except Refused:
+        return  # there is none, or its sender spoiled it
+    if author == sender and isinstance(vote, Prepare):
+        _count(state, instance.prepares, sender, vote, frame)
 
 
 def on_commit(state: State, sender: str, vote: Commit, sealed: bytes) -> None:
@@ -224,8 +236,8 @@ def _accept(state: State, instance: Instance, digest: bytes) -> None:
     if not instance.encoded or not state.base < instance.height <= state.horizon:
         return  # the block is missing, or decided before this view, or perhaps of an epoch that we do not know yet
     if required is None:
-        if not state.clock.now_ms:
-            return  # we have just started: the first tick tells the time
+        if not state.clock.now_ms or instance.height > state.head.height + state.group.parameters.window:
+            return  # we have just started and the first tick tells the time; or the primary is ahead of us
         block = decode_block(instance.encoded)
         instance.refused = True
         _check(state, instance.height, block)

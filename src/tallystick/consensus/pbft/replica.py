@@ -6,8 +6,7 @@ The order of effects and what the shell owes in return is the contract in `io`.
 from collections.abc import Mapping
 
 from tallystick.canon.identity import Key
-from tallystick.canon.sealed import HEADER_BYTES
-from tallystick.canon.votes import MAX_VOTE_BYTES, Checkpoint, Commit, Prepare, PrePrepare
+from tallystick.canon.votes import Checkpoint, Commit, Prepare, PrePrepare
 from tallystick.consensus.pbft import catchup, checkpoints, forwarding, normal, restart, transfer, views
 from tallystick.consensus.pbft.group import Group
 from tallystick.consensus.pbft.io import (
@@ -210,8 +209,7 @@ class Replica:
     def _receive(self, peer: str, frame: bytes) -> None:
         state = self._state
         assert state.executed == state.head.height, "the shell owes Executed or Restored before more frames"
-        if len(frame) <= MAX_VOTE_BYTES and frame[HEADER_BYTES:] in state.settled:
-            normal.pass_over(state, peer, frame)
+        if normal.may_pass_over(state, peer, frame):
             return
         sender, message = open_message(state.group, frame)
         asks = isinstance(message, Status | Fetch | FetchChunk) and sender in state.guests

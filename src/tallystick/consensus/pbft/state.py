@@ -32,7 +32,6 @@ from tallystick.consensus.pbft.limits import (
     MAX_ANSWERS,
     MAX_BLOCK_BYTES,
     MAX_BLOCK_TRANSACTIONS,
-    MAX_BODIES_BYTES,
     MAX_EARLY_BYTES,
     MAX_EARLY_FRAMES,
     MAX_EVIDENCE,
@@ -242,11 +241,11 @@ class State:
     inbound: deque[tuple[bytes, bytes, Block]] = field(default_factory=deque)
     """Certified blocks of one answer that wait for those before them to be executed."""
     transfer: Transferring | None = None
-    chunk_turn: int = 0
-    """Counts requests for chunks: the next peer's turn."""
-    silent: set[str] = field(default_factory=set)
-    """Peers that did not answer such a request in time, for this target or those before: a chain that is quick to its
-    next checkpoint would else have us begin with the same ones for each. They are asked again when all are silent."""
+    turns: dict[str, int] = field(default_factory=dict)
+    """The number of the last request for a chunk that each peer had: whose is lowest is asked next."""
+    silent: dict[str, int] = field(default_factory=dict)
+    """Until when peers are not asked that did not answer such a request in time, whatever the target: a chain that is
+    quick to its next checkpoint would else have us begin with the same ones for each."""
     clock: Clock = field(default_factory=Clock)
     rejections: Counter[str] = field(default_factory=Counter)
     accused: set[tuple[str, object]] = field(default_factory=set)
@@ -340,11 +339,16 @@ class State:
 
     def keep_body(self, digest: bytes, height: int, encoded: bytes) -> None:
         """Keeps a block that we stand behind until its height is settled, whatever later views make of it: its proposer
-        may hide for some views that a quorum prepared it, and show it when nobody else has the block any more."""
+        may hide for some views that a quorum prepared it, and show it when nobody else has the block any more.
+
+        There is room for all that f faulty primaries in a row and an honest one can have us stand behind. Should a bad
+        network bring more, the oldest go.
+        """
         self.bodies.pop(digest, None)
         self.bodies[digest] = (height, encoded)
+        room = (self.group.faults + 1) * self.group.parameters.window * MAX_BLOCK_BYTES
         size = sum(len(body) for _, body in self.bodies.values())
-        while size > MAX_BODIES_BYTES:
+        while size > room:
             _, oldest = self.bodies.pop(next(iter(self.bodies)))
             size -= len(oldest)
 

@@ -31,6 +31,8 @@ from tallystick.consensus.pbft.io import (
 )
 from tallystick.consensus.pbft.limits import (
     MAX_CHUNKS_UNDER_WAY,
+    MAX_FETCH_DOUBLINGS,
+    SILENT_MS,
     TRANSFER_GAP,
     fetch_timeout_ms,
 )
@@ -63,29 +65,36 @@ def _blocks_are_gone(state: State) -> bool:
 
 
 def _is_better(state: State, found: Transferring) -> bool:
-    """A transfer gives way to a later checkpoint while nothing has come of it, or when honest peers have dropped its
-    snapshot: else anybody could busy us with old checkpoints, proven and useless."""
+    """A transfer gives way to a later checkpoint while nothing has come of it, when honest peers have dropped its
+    snapshot, or when nobody answers any more: else anybody could busy us with old checkpoints, proven and useless."""
     now = state.transfer
     if now is None:
         return True
-    idle = not now.manifest or len(now.gone) > state.group.faults
+    idle = not now.manifest or _is_dropped(state, now) or now.timeouts >= MAX_FETCH_DOUBLINGS
     return idle and found.target.height > now.target.height
 
 
 def _walk(state: State, proofs: Sequence[bytes]) -> Transferring | None:
-    """Follows a chain of checkpoints from the last stable one; returns its end, if that is ahead of us."""
-    known, ahead, target = state.trusted, list[bytes](), None
+    """Follows a chain of checkpoints from the last stable one; returns its end, if that is ahead of us.
+
+    Only checkpoints at which the validators changed lead there, and all of them in order: others prove as much, and
+    would stay in our history for ever.
+    """
+    known, reached, changes, target = state.trusted, state.stable.height, list[bytes](), None
     for proof in proofs:
         if height_of(proof) <= state.stable.height:
             continue
         signers = group_of_checkpoint(known, proof)
         content = verify_checkpoint(signers, proof)
-        known = group_after(signers, content)
+        if content.height <= reached:
+            raise Refused("not_in_order", f"checkpoint {content.height} comes after the one at {reached}")
+        known, reached = group_after(signers, content), content.height
         if content.height <= state.executed:
             _settle(state, proof, signers, content)
             continue
-        ahead.append(proof)
-        target = Transferring(content, signers, tuple(ahead))
+        target = Transferring(content, signers, (*changes, proof))
+        if known.validators != signers.validators:
+            changes.append(proof)
     return target
 
 
@@ -111,28 +120,38 @@ def on_tick(state: State) -> None:
         return
     for index, (peer, until_ms) in list(transfer.asked.items()):
         if state.clock.elapsed_ms >= until_ms:
-            state.silent.add(peer)
+            state.silent[peer] = state.clock.elapsed_ms + SILENT_MS
             transfer.timeouts += 1
             _ask_again(transfer, index)
-    if not transfer.manifest and not transfer.asked:
-        _ask(state, transfer, 0)
     if transfer.manifest and not transfer.missing and not transfer.asked:
         _finish(state, transfer)
-    while transfer.missing and len(transfer.asked) < MAX_CHUNKS_UNDER_WAY and state.transfer is not None:
-        _ask(state, transfer, transfer.missing.popleft())
-
-
-def _ask(state: State, transfer: Transferring, index: int) -> None:
-    able = sorted(identity for identity in state.peers if identity != state.me and identity not in transfer.gone)
-    quick = [identity for identity in able if identity not in state.silent]
-    if not able or (not quick and len(transfer.gone) > state.group.faults):
-        state.transfer = None  # an honest peer does not hold it any more; a status will bring another target
         return
-    if not quick:
-        state.silent.clear()
-        quick = able
-    state.chunk_turn += 1
-    peer = quick[state.chunk_turn % len(quick)]
+    wanted = transfer.missing if transfer.manifest else deque(() if transfer.asked else (0,))
+    while wanted and len(transfer.asked) < MAX_CHUNKS_UNDER_WAY:
+        chosen = _next_peer(state, transfer)
+        if chosen is None:
+            break
+        _ask(state, transfer, chosen, wanted.popleft())
+    if not transfer.asked and _is_dropped(state, transfer):
+        state.transfer = None  # a status will bring another target
+
+
+def _next_peer(state: State, transfer: Transferring) -> str | None:
+    """Whose turn it is to be asked for a chunk; None if there is nobody to ask."""
+    able = sorted(identity for identity in state.peers if identity != state.me and identity not in transfer.gone)
+    quick = [identity for identity in able if state.silent.get(identity, 0) <= state.clock.elapsed_ms]
+    if not able or (not quick and _is_dropped(state, transfer)):
+        return None
+    return min(quick or able, key=lambda identity: (state.turns.get(identity, 0), identity))
+
+
+def _is_dropped(state: State, transfer: Transferring) -> bool:
+    """Whether an honest peer does not hold the snapshot any more."""
+    return sum(identity in state.group.validators for identity in transfer.gone) > state.group.faults
+
+
+def _ask(state: State, transfer: Transferring, peer: str, index: int) -> None:
+    state.turns[peer] = 1 + max(state.turns.values(), default=0)
     transfer.asked[index] = (peer, state.clock.elapsed_ms + fetch_timeout_ms(transfer.timeouts))
     state.send(peer, FetchChunk(state.group.epoch, transfer.target.height, index))
 
@@ -155,6 +174,7 @@ def on_chunk_read(state: State, event: ChunkRead) -> None:
 
 def on_chunk(state: State, sender: str, message: Chunk) -> None:
     """A chunk that is still missing is taken from anybody: it may be an answer that came too late."""
+    state.silent.pop(sender, None)
     transfer, index = state.transfer, message.index
     if transfer is None or message.height != transfer.target.height or not _wants(transfer, index):
         raise Refused("unsolicited_chunk", f"{sender[:12]} sent a chunk that we do not want")
@@ -166,7 +186,6 @@ def on_chunk(state: State, sender: str, message: Chunk) -> None:
             _ask_again(transfer, index)
         raise
     transfer.timeouts = 0
-    state.silent.discard(sender)
     transfer.asked.pop(index, None)
     if index in transfer.missing:
         transfer.missing.remove(index)

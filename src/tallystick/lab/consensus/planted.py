@@ -447,7 +447,7 @@ def silent_peers_asked_again_for_each_target() -> Iterator[None]:
 
     def aim_at(s: State, found: Transferring) -> None:
         original(s, found)
-        s.chunk_turn = 0
+        s.turns.clear()
         s.silent.clear()
 
     original = transfer._aim_at
@@ -459,14 +459,14 @@ def silent_peers_asked_again_for_each_target() -> Iterator[None]:
 def silent_peers_forgotten_with_a_target_given_up() -> Iterator[None]:
     """The same, but only if the peers have dropped the snapshot before all of it was here."""
 
-    def ask(s: State, fetching: Transferring, index: int) -> None:
-        original(s, fetching, index)
+    def on_tick(s: State) -> None:
+        original(s)
         if s.transfer is None:
-            s.chunk_turn = 0
+            s.turns.clear()
             s.silent.clear()
 
-    original = transfer._ask
-    with swapped((transfer, "_ask", ask)):
+    original = transfer.on_tick
+    with swapped((transfer, "on_tick", on_tick)):
         yield
 
 
