@@ -42,7 +42,7 @@ FOUND_BY = {
     "blocks_without_certificate": 58,
     "snapshot_without_check": 37,
     "nobody_catches_up": 0,
-    "requests_forgotten_by_a_new_view": 408,
+    "requests_forgotten_by_a_new_view": 9,
     "proposals_below_the_base_of_the_view": 176,
 }
 SIZED = {
