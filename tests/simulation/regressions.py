@@ -37,21 +37,16 @@ REGRESSIONS = (
         "entering an epoch drops votes for checkpoints above its start (checkpoints.enter_epoch)",
     ),
     Regression(
-        "silent_peers_asked_again_for_each_target",
-        "seed 500053, n = 7, a newcomer among whose first peers two have retired",
-        13,
-        "the next target of a state transfer keeps who was silent and whose turn it is (State.silent, turns)",
-    ),
-    Regression(
-        "silent_peers_forgotten_with_a_target_given_up",
-        "seed 30009, n = 16, with three dead peers",
-        13,
-        "which peers are silent is known beyond the target of a state transfer (State.silent)",
-    ),
-    Regression(
         "queue_outlives_a_transfer",
         "seed 364, n = 4, a slow node that takes over a snapshot; seed 102368, n = 4",
         13,
         "what waits is examined after a restore (forwarding.examine_all)",
     ),
 )
+
+FAILED_ONCE = ((364, 4), (102_368, 4), (500_053, 7), (30_009, 16))
+"""Seeds and sizes. 102368 failed twice: the second time a hostile client had a request refused in a block, which two
+nodes then took over as a snapshot; they admitted it once more, and the others did not listen (forwarding.on_forward,
+`test_pbft_pool`). The faults behind the last two are not planted, for no seed finds them any more: a state transfer
+forgot with each new target, and then with each that it gave up, which peers were silent. Peers take turns in another
+way since (State.turns), which hides such a fault; `test_pbft_transfer` has a test for both."""

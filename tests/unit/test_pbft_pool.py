@@ -1,7 +1,7 @@
 """Waiting transactions: in order, bounded, examined before they take memory, and not lost with one machine."""
 
 import pytest
-from pbft_cluster import FOUR, KEYS, Node, node, said
+from pbft_cluster import FOUR, KEYS, Node, cluster, node, said
 
 from tallystick.consensus.pbft.io import Connected, Effect, Examine, Examined, Received, Submitted
 from tallystick.consensus.pbft.limits import MAX_FORWARD_BYTES, MAX_POOL_TRANSACTIONS, MAX_RECENT
@@ -73,6 +73,17 @@ def test_known_transactions_are_not_examined_and_not_forwarded_on() -> None:
     here.receive(BY, seal_message(PEER, FOUR, Forward(0, [b"one"])))
     assert here.receive(BY, seal_message(PEER, FOUR, Forward(0, [b"one"]))) == []
     assert forwarded(here.tick()) == []
+
+
+def test_what_was_committed_is_no_news_but_is_examined_if_it_comes_again() -> None:
+    """Else one that the application would admit once more waits for ever at those who took over a snapshot."""
+    four = cluster()
+    four[1].step(Submitted(b"one"))
+    four.run(200)
+    assert four[2].replica.height == 1
+    again = Received(KEYS[3].identity, seal_message(KEYS[3], FOUR, Forward(0, [b"one"])))
+    assert four[2].replica.step(again) == []
+    assert four[2].replica.step(again) == [Examine((b"one",), again=False)]
 
 
 def test_two_copies_examined_at_once_do_not_start_a_storm() -> None:

@@ -192,6 +192,31 @@ def test_when_honest_peers_hold_it_no_more_it_looks_for_a_newer_one() -> None:
     assert late.replica.transferring
 
 
+def test_who_was_silent_is_known_when_a_later_target_is_found() -> None:
+    late = behind()
+    (first,) = wanted(late.tick())
+    late.tick(500)
+    late.tick(600)
+    late.receive(0, checkpoints(0, proof(height=24)))
+    assert {want.by for want in wanted(late.tick(1))} <= {0, 1, 2} - {first.by}
+    assert FOUR.validators[first.by] in late.replica._state.silent
+
+
+def test_who_was_silent_is_known_when_a_target_is_given_up() -> None:
+    """A chain that drops its snapshots quickly would else have us begin with the silent ones for each, for ever."""
+    late = behind()
+    queue = wanted(late.tick())
+    while late.replica.transferring:
+        for want in queue:
+            if want.by != 2:
+                late.receive(want.by, seal_message(KEYS[want.by], FOUR, Chunk(1, TARGET, 0, b"", b"")))
+        queue = wanted(late.tick(1000))
+    late.receive(0, checkpoints(0, proof(height=24)))
+    first = wanted(late.tick(1))
+    more = wanted(late.receive(first[0].by, given(first[0].by, 0, height=24)))
+    assert {want.by for want in first + more} == {0, 1}
+
+
 def test_an_empty_snapshot_is_one_too() -> None:
     late = node(FOUR, 3)
     late.receive(0, seal_message(KEYS[0], FOUR, Status(1, 0, True, TARGET, TARGET)))

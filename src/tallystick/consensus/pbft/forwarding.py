@@ -20,7 +20,9 @@ def submit(state: State, transaction: bytes) -> None:
 
 
 def on_forward(state: State, message: Forward) -> None:
-    news = tuple(t for t in message.transactions if not state.pool.knows(t))
+    """One that was committed lately is no news, unless it comes again: then a peer still waits for it, which has not
+    executed the block that held it and perhaps never will, while the application would admit it once more."""
+    news = tuple(t for t in message.transactions if not (state.pool.holds(t) or state.pool.forget(t)))
     if news:
         state.do(Examine(news, again=False))
 

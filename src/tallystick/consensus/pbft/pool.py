@@ -45,6 +45,13 @@ class Pool:
     def knows(self, transaction: bytes) -> bool:
         return transaction in self.waiting or sha256(transaction).digest() in self.recent
 
+    def forget(self, transaction: bytes) -> bool:
+        """Whether `transaction` was committed lately, which is not known any more from now on."""
+        name = sha256(transaction).digest()
+        known = name in self.recent
+        self.recent.pop(name, None)
+        return known
+
     def add(self, transaction: bytes, now_ms: int, *, ours: bool) -> bool:
         """Queues `transaction`; returns whether it was new.
 

@@ -31,7 +31,7 @@ from tallystick.consensus.pbft.group import Group
 from tallystick.consensus.pbft.io import Broadcast, Durable, Persist, Phase
 from tallystick.consensus.pbft.messages import Block, NewView, ViewChange
 from tallystick.consensus.pbft.pool import Pool
-from tallystick.consensus.pbft.state import Ballot, Instance, State, Transferring
+from tallystick.consensus.pbft.state import Ballot, Instance, State
 from tallystick.errors import Refused
 from tallystick.lab.consensus.planting import BUGS, planted, swapped
 
@@ -438,35 +438,6 @@ def checkpoint_votes_outlive_their_epoch() -> Iterator[None]:
 
     original = checkpoints.enter_epoch
     with swapped((checkpoints, "enter_epoch", enter)):
-        yield
-
-
-@planted
-def silent_peers_asked_again_for_each_target() -> Iterator[None]:
-    """Whoever fetches a snapshot forgets at each new checkpoint which peers did not answer, and begins with them."""
-
-    def aim_at(s: State, found: Transferring) -> None:
-        original(s, found)
-        s.turns.clear()
-        s.silent.clear()
-
-    original = transfer._aim_at
-    with swapped((transfer, "_aim_at", aim_at)):
-        yield
-
-
-@planted
-def silent_peers_forgotten_with_a_target_given_up() -> Iterator[None]:
-    """The same, but only if the peers have dropped the snapshot before all of it was here."""
-
-    def on_tick(s: State) -> None:
-        original(s)
-        if s.transfer is None:
-            s.turns.clear()
-            s.silent.clear()
-
-    original = transfer.on_tick
-    with swapped((transfer, "on_tick", on_tick)):
         yield
 
 
