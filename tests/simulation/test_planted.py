@@ -42,7 +42,7 @@ FOUND_BY = {
     "blocks_without_certificate": 58,
     "snapshot_without_check": 37,
     "nobody_catches_up": 0,
-    "requests_forgotten_by_a_new_view": 9,
+    "requests_forgotten_by_a_new_view": 155,
     "proposals_below_the_base_of_the_view": 176,
     "queue_outlives_a_transfer": 204,
 }
