@@ -51,6 +51,10 @@ def _reach(state: State, content: CheckpointContent) -> None:
     if signers.epoch == content.epoch and state.votes_in(signers):
         _vote(state, signers, content.height)
     _settle(state)
+    _enter_if_ended(state, content)
+
+
+def _enter_if_ended(state: State, content: CheckpointContent) -> None:
     following = group_after(state.group, content)
     if content.epoch == state.group.epoch != following.epoch:
         enter_epoch(state, state.group, following)
@@ -63,6 +67,9 @@ def take_up(state: State, contents: Iterable[ContentRecord], outcome: Outcome | 
         _reach(state, decode_content(content))
     if outcome is not None and state.head.height > state.low and state.head.height not in state.contents:
         on_outcome(state, outcome)
+    if state.group.start < state.stable.height == state.head.height:
+        # The stop may have parted the record of a stable checkpoint from that of the epoch which begins there.
+        _enter_if_ended(state, verify_checkpoint(state.group, state.stable.proof))
 
 
 def _vote(state: State, group: Group, height: int) -> None:
@@ -160,9 +167,9 @@ def enter_epoch(state: State, previous: Group | None, group: Group) -> None:
     state.do(Regroup(group))
     state.view, state.active, state.new_view, state.own_view_change = 0, True, b"", b""
     state.base, state.change_due = group.start, False
-    state.settled.clear()
-    for held in (state.instances, state.votes, state.prepared, state.bodies, state.required, state.view_changes):
-        held.clear()
+    for agreed in (state.instances, state.votes, state.prepared, state.bodies, state.required, state.settled):
+        agreed.clear()
+    state.view_changes.clear()
     # Votes for later heights came in the name of an epoch that does not reach them.
     state.checkpoint_votes = {h: votes for h, votes in state.checkpoint_votes.items() if h <= group.start}
     state.inbound.clear()

@@ -5,7 +5,7 @@ Only what is on this node's own disk enters; the shell has checked that it is wh
 
 from tallystick.canon.identity import Key
 from tallystick.consensus.pbft import checkpoints, normal, transfer, views
-from tallystick.consensus.pbft.certificate import group_after, height_of, verify_checkpoint, votes_in
+from tallystick.consensus.pbft.certificate import height_of, votes_in
 from tallystick.consensus.pbft.group import Group
 from tallystick.consensus.pbft.io import Durable, EpochRecord, Head, Phase, VoteRecord
 from tallystick.consensus.pbft.messages import Claim, NewView, ViewChange, decode_block, open_message
@@ -35,11 +35,6 @@ def restore(genesis: Group, key: Key, durable: Durable, timeout_ms: int) -> Stat
     checkpoints.collect_garbage(state)
     normal.take_over(state)
     checkpoints.take_up(state, durable.contents, durable.outcome)
-    if group.start < stable.height == state.head.height and state.group is group:
-        # The stop may have parted the record of a stable checkpoint from that of the epoch which begins there.
-        following = group_after(group, verify_checkpoint(group, stable.proof))
-        if following.epoch != group.epoch:
-            checkpoints.enter_epoch(state, group, following)
     if durable.transfer is not None:
         transfer.resume(state, durable.transfer)
     return state

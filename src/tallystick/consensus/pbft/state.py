@@ -161,7 +161,8 @@ class Transferring:
     proofs: tuple[bytes, ...]
     """Checkpoints at which the validators changed on the way there, then the target's; in order."""
     manifest: bytes = b""
-    missing: deque[int] = field(default_factory=deque)
+    missing: deque[int] = field(default_factory=lambda: deque([0]))
+    """Chunks to ask for: first of all 0, with which the manifest comes and tells how many there are."""
     asked: dict[int, tuple[str, int]] = field(default_factory=dict)
     """Peer and deadline for each chunk under way."""
     gone: set[str] = field(default_factory=set)

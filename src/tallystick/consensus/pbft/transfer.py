@@ -122,16 +122,15 @@ def on_tick(state: State) -> None:
         if state.clock.elapsed_ms >= until_ms:
             state.silent[peer] = state.clock.elapsed_ms + SILENT_MS
             transfer.timeouts += 1
-            _ask_again(transfer, index)
+            _miss_again(transfer, index)
     if transfer.manifest and not transfer.missing and not transfer.asked:
         _finish(state, transfer)
         return
-    wanted = transfer.missing if transfer.manifest else deque(() if transfer.asked else (0,))
-    while wanted and len(transfer.asked) < MAX_CHUNKS_UNDER_WAY:
+    while transfer.missing and len(transfer.asked) < MAX_CHUNKS_UNDER_WAY:
         chosen = _next_peer(state, transfer)
         if chosen is None:
             break
-        _ask(state, transfer, chosen, wanted.popleft())
+        _ask(state, transfer, chosen, transfer.missing.popleft())
     if not transfer.asked and _is_dropped(state, transfer):
         state.transfer = None  # a status will bring another target
 
@@ -156,10 +155,9 @@ def _ask(state: State, transfer: Transferring, peer: str, index: int) -> None:
     state.send(peer, FetchChunk(state.group.epoch, transfer.target.height, index))
 
 
-def _ask_again(transfer: Transferring, index: int) -> None:
+def _miss_again(transfer: Transferring, index: int) -> None:
     del transfer.asked[index]
-    if transfer.manifest:
-        transfer.missing.append(index)
+    transfer.missing.append(index)
 
 
 def on_fetch_chunk(state: State, sender: str, message: FetchChunk) -> None:
@@ -176,24 +174,24 @@ def on_chunk(state: State, sender: str, message: Chunk) -> None:
     """A chunk that is still missing is taken from anybody: it may be an answer that came too late."""
     state.silent.pop(sender, None)
     transfer, index = state.transfer, message.index
-    if transfer is None or message.height != transfer.target.height or not _wants(transfer, index):
+    if (
+        transfer is None
+        or message.height != transfer.target.height
+        or index not in (*transfer.asked, *transfer.missing)
+    ):
         raise Refused("unsolicited_chunk", f"{sender[:12]} sent a chunk that we do not want")
     try:
         _take(state, transfer, message)
     except Refused:
         transfer.gone.add(sender)
         if index in transfer.asked and transfer.asked[index][0] == sender:
-            _ask_again(transfer, index)
+            _miss_again(transfer, index)
         raise
     transfer.timeouts = 0
     transfer.asked.pop(index, None)
     if index in transfer.missing:
         transfer.missing.remove(index)
     on_tick(state)
-
-
-def _wants(transfer: Transferring, index: int) -> bool:
-    return index in transfer.asked or index in transfer.missing or (index == 0 and not transfer.manifest)
 
 
 def _take(state: State, transfer: Transferring, message: Chunk) -> None:
