@@ -61,8 +61,8 @@ def twins_in_a_storm(seed: int) -> Plan:
 
 
 AIMED: dict[str, tuple[Callable[[int], Plan], range]] = {
-    "checkpoint_votes_outlive_their_epoch": (short_epochs, range(3, 10)),
+    "checkpoint_votes_outlive_their_epoch": (short_epochs, range(16, 24)),
     "first_epoch_unknown_after_restart": (restarts_in_the_first_epochs, range(8)),
-    "lowest_view_wins": (twins_in_a_storm, range(46, 51)),
+    "lowest_view_wins": (twins_in_a_storm, range(314, 332)),
 }
 """By the mistake: the plan, and seeds of which at least one finds it."""

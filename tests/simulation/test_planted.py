@@ -30,7 +30,7 @@ FOUND_BY = {
     "backups_start_no_timer": 7,
     "primary_for_ever": 7,
     "freshness_of_what_is_proposed_again": 0,
-    "signatures_over_the_digest_alone": 193,
+    "signatures_over_the_digest_alone": 14,
     "requests_not_checked_by_backups": 98,
     "votes_of_any_view_counted": 0,
     "honest_validator_framed": 2,

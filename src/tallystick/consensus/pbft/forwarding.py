@@ -32,7 +32,9 @@ def on_examined(state: State, event: Examined) -> None:
         state.rejections[code] += 1
         state.pool.drop(transaction)
     if event.again:
+        # At once: the next tick may be the one at which whoever asked loses patience with the primary.
         state.outbox.extend(t for t in event.accepted if state.pool.holds(t))
+        flush(state)
     else:
         for transaction in event.accepted:
             _take(state, transaction)
