@@ -75,6 +75,8 @@ def home(net: Net, index: int) -> str:
 
 def test_status_and_metrics_say_where_everybody_is(net: Net) -> None:
     pay(net, 3)
+    for index in range(4):  # three of them make blocks, whether or not the fourth has reached all others yet
+        reached(net, index, lambda status: len(status["connected"]) == 3)
     shown = answer("status", *net.joins)
     assert shown["height"] >= 3 and [row["lag"] < 3 for row in shown["validators"]] == [True] * 4
     status = shown["validators"][0]["status"]
