@@ -12,7 +12,8 @@ from tallystick.consensus.pbft import Group
 from tallystick.consensus.pbft.io import CheckpointRecord
 from tallystick.errors import Refused
 from tallystick.network.export import LENGTH_BYTES, MAGIC, check_export, fetch_export, write_export
-from tallystick.network.store import Store, StoredBlock, StoreError
+from tallystick.network.store import Store, StoredBlock
+from tallystick.network.tables import StoreError
 from tallystick.network.views import MAX_BLOCKS, BlockView, Checkpoints
 
 LATER = FOUR.successor(4, tuple(key.identity for key in KEYS[1:5]))

@@ -20,7 +20,8 @@ from tallystick.errors import Refused
 from tallystick.network.admission import Admission
 from tallystick.network.engine import HaltedError, PbftEngine, Shell
 from tallystick.network.peers import Validator, split_address
-from tallystick.network.store import DamagedError, Store
+from tallystick.network.store import Store
+from tallystick.network.tables import DamagedError
 from tallystick.network.tls import client_context, make_certificate
 
 KEYS = [Key.from_seed(bytes([i]) * 32) for i in range(5)]

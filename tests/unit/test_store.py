@@ -25,7 +25,8 @@ from tallystick.consensus.pbft.io import (
     ViewRecord,
     VoteRecord,
 )
-from tallystick.network.store import MANIFEST, DamagedError, Store, StoredBlock, StoreError
+from tallystick.network.store import MANIFEST, Store, StoredBlock
+from tallystick.network.tables import DamagedError, StoreError
 
 ME, OTHER = "a" * 64, "b" * 64
 VOTE = VoteRecord(0, 0, 1, Phase.PREPARE, b"d" * 32, b"block")
@@ -152,7 +153,7 @@ def test_ranges_are_inclusive_in_order_and_end_before_a_gap(path: Path) -> None:
     store = opened(path)
     saved_up_to(store, 9)
     assert [stored.height for stored in store.blocks(2, 4)] == [2, 3, 4]
-    store._change("DELETE FROM blocks WHERE height = 3")
+    store._tables.change("DELETE FROM blocks WHERE height = 3")
     assert [stored.height for stored in store.blocks(2, 4)] == [2]
     assert list(store.blocks(3, 4)) == []
     store.close()
@@ -242,7 +243,7 @@ def test_the_store_of_another_chain_or_validator_is_refused(path: Path, chain: s
 
 def test_a_store_of_an_unknown_version_is_refused(path: Path) -> None:
     store = opened(path)
-    store._db.execute("PRAGMA user_version = 99")
+    store._tables._db.execute("PRAGMA user_version = 99")
     store.close()
     with pytest.raises(StoreError, match="version 99"):
         opened(path)
@@ -254,7 +255,7 @@ def test_a_folder_that_does_not_exist_is_refused(path: Path) -> None:
 
 
 def test_a_second_owner_of_one_store_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tallystick.network.store.BUSY_SECONDS", 0.01)
+    monkeypatch.setattr("tallystick.network.tables.BUSY_SECONDS", 0.01)
     first = opened(path)
     with pytest.raises(StoreError, match="another process"):
         opened(path)

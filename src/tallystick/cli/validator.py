@@ -95,7 +95,7 @@ def run(
     from tallystick.network import running
     from tallystick.network.engine import HaltedError
     from tallystick.network.journal import JournalError
-    from tallystick.network.store import DamagedError
+    from tallystick.network.tables import DamagedError
     from tallystick.network.validator import run_validator
     from tallystick.network.views import Status
 
@@ -332,7 +332,8 @@ def _write_export(home: Path, out: Path, json: bool) -> None:
     from tallystick.canon.identity import load_key
     from tallystick.network.export import write_export
     from tallystick.network.genesis import first_group, read_genesis
-    from tallystick.network.store import Store, StoreError
+    from tallystick.network.store import Store
+    from tallystick.network.tables import StoreError
     from tallystick.network.validator import CONSENSUS, GENESIS, KEY
 
     _require_new(out)

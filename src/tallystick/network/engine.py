@@ -59,7 +59,8 @@ from tallystick.network.admission import Admission
 from tallystick.network.inbox import Inbox
 from tallystick.network.metrics import EngineMetrics
 from tallystick.network.peers import Peers, Validator
-from tallystick.network.store import MANIFEST, DamagedError, Store, StoredBlock
+from tallystick.network.store import MANIFEST, Store, StoredBlock
+from tallystick.network.tables import DamagedError
 
 TICK_SECONDS: Final = 0.025
 """Between turns when nothing happens."""

@@ -21,7 +21,8 @@ from tallystick.consensus.pbft.messages import CertifiedBlock, decode_block
 from tallystick.consensus.pbft.trust import ChainOfTrust
 from tallystick.errors import Refused
 from tallystick.network.dial import Validators
-from tallystick.network.store import Store, StoreError
+from tallystick.network.store import Store
+from tallystick.network.tables import StoreError
 
 MAGIC: Final = b"tallystick-blocks-v1\n"
 LENGTH_BYTES: Final = 4

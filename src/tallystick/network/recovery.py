@@ -16,7 +16,8 @@ from tallystick.ledger.genesis import chain_id
 from tallystick.network.genesis import read_genesis
 from tallystick.network.journal import JournalError
 from tallystick.network.node import Node
-from tallystick.network.store import DamagedError, Store
+from tallystick.network.store import Store
+from tallystick.network.tables import DamagedError
 from tallystick.network.validator import CONSENSUS, GENESIS, KEY, LEDGER
 
 

@@ -39,7 +39,8 @@ from tallystick.network.metrics import EngineMetrics, StatusCollector
 from tallystick.network.node import Node
 from tallystick.network.peers import Validator
 from tallystick.network.serving import http_server, listen_http, run_until
-from tallystick.network.store import RETAIN_BLOCKS, Store, owner_of
+from tallystick.network.store import RETAIN_BLOCKS, Store
+from tallystick.network.tables import owner_of
 from tallystick.network.tls import make_certificate
 from tallystick.proof.durable import write_whole
 
