@@ -9,6 +9,7 @@ from pathlib import Path
 from cometbft_engine import BLOCK_BYTES, Chain, Comet, at
 from ledger_network import key
 from tallystick.consensus.cometbft import messages as m
+from tallystick.consensus.cometbft import values as v
 from tallystick.consensus.cometbft.adapter import Adapter
 from tallystick.consensus.cometbft.chain import comet_chain
 from tallystick.consensus.cometbft.validators import update_of
@@ -52,7 +53,7 @@ class App:
 
 def make_chain(genesis: Genesis) -> Chain:
     validators = tuple(update_of(info.identity) for info in genesis.validators)
-    params = m.ConsensusParams(m.BlockParams(BLOCK_BYTES, -1), abci=m.ABCIParams())
+    params = v.ConsensusParams(v.BlockParams(BLOCK_BYTES, -1), abci=v.ABCIParams())
     name = comet_chain(chain_id(genesis))
     return Chain(m.RequestInitChain(at(genesis.time_ms), name, params, validators, b"", 1))
 
@@ -68,7 +69,7 @@ class Payer:
         return sign_transaction(self._key, self._chain, self.nonce, body)
 
 
-async def agree(nodes: list[Comet], txs: tuple[bytes, ...], time_ms: int, *misbehavior: m.Misbehavior) -> bytes:
+async def agree(nodes: list[Comet], txs: tuple[bytes, ...], time_ms: int, *misbehavior: v.Misbehavior) -> bytes:
     """One height: the first node proposes, all accept, execute and commit; returns the app hash, the same for all."""
     proposed = await nodes[0].propose(txs, time_ms)
     assert [await node.process(proposed, time_ms) for node in nodes] == [True] * len(nodes)

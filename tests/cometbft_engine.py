@@ -13,6 +13,7 @@ from hashlib import sha256
 from typing import Any, Final
 
 from tallystick.consensus.cometbft import messages as m
+from tallystick.consensus.cometbft import values as v
 from tallystick.consensus.cometbft.connection import Frames, frame
 
 CONSENSUS, MEMPOOL, QUERY, SNAPSHOT = range(4)
@@ -64,21 +65,21 @@ class Chain:
     blocks: list[m.RequestFinalizeBlock] = field(default_factory=list)
 
     def decide(
-        self, txs: Iterable[bytes], time_ms: int, misbehavior: tuple[m.Misbehavior, ...] = ()
+        self, txs: Iterable[bytes], time_ms: int, misbehavior: tuple[v.Misbehavior, ...] = ()
     ) -> m.RequestFinalizeBlock:
         """Makes a block of these transactions, whoever would refuse it."""
         height = len(self.blocks) + 1
         parent = self.blocks[-1].hash if self.blocks else b""
         name = sha256(parent + time_ms.to_bytes(8, "big") + b"".join(sha256(tx).digest() for tx in txs)).digest()
         block = m.RequestFinalizeBlock(
-            tuple(txs), m.CommitInfo(), misbehavior, name, height, at(time_ms), sha256(b"next").digest(), b"p" * 20
+            tuple(txs), v.CommitInfo(), misbehavior, name, height, at(time_ms), sha256(b"next").digest(), b"p" * 20
         )
         self.blocks.append(block)
         return block
 
 
-def at(time_ms: int) -> m.Timestamp:
-    return m.Timestamp(time_ms // 1000, time_ms % 1000 * 10**6 + 999_999)  # CometBFT's time has nanoseconds
+def at(time_ms: int) -> v.Timestamp:
+    return v.Timestamp(time_ms // 1000, time_ms % 1000 * 10**6 + 999_999)  # CometBFT's time has nanoseconds
 
 
 class Comet:
@@ -181,14 +182,14 @@ class Comet:
     async def propose(self, txs: Iterable[bytes], time_ms: int) -> tuple[bytes, ...]:
         """The transactions that its application makes of those in the mempool."""
         request = m.RequestPrepareProposal(
-            BLOCK_BYTES, tuple(txs), m.ExtendedCommitInfo(), (), len(self.chain.blocks) + 1, at(time_ms)
+            BLOCK_BYTES, tuple(txs), v.ExtendedCommitInfo(), (), len(self.chain.blocks) + 1, at(time_ms)
         )
         answer = await self.ask(CONSENSUS, request)
         return tuple(answer.txs)
 
     async def process(self, txs: Iterable[bytes], time_ms: int) -> bool:
         request = m.RequestProcessProposal(
-            tuple(txs), m.CommitInfo(), (), b"h" * 32, len(self.chain.blocks) + 1, at(time_ms)
+            tuple(txs), v.CommitInfo(), (), b"h" * 32, len(self.chain.blocks) + 1, at(time_ms)
         )
         answer = await self.ask(CONSENSUS, request)
         assert answer.status != m.Verdict.UNKNOWN, "CometBFT panics"
@@ -198,7 +199,7 @@ class Comet:
         kind = m.CheckTxType.RECHECK if again else m.CheckTxType.NEW
         return await self.links[MEMPOOL].call(*(m.RequestCheckTx(tx, kind) for tx in txs))
 
-    async def sync(self, peers: "dict[str, Peer]", snapshot: m.Snapshot, app_hash: bytes) -> str:
+    async def sync(self, peers: "dict[str, Peer]", snapshot: v.Snapshot, app_hash: bytes) -> str:
         """Restores a snapshot from chunks of `peers`, who are left out once they are rejected (statesync/syncer.go).
         Returns `restored`, or why not."""
         validators = dict(next(iter(peers.values())).node.validators)  # CometBFT has them from its light client
@@ -217,7 +218,7 @@ class Comet:
             self.base, self.app_hash, self.validators = snapshot.height + 1, app_hash, validators
             return "restored"
 
-    async def _apply_chunks(self, peers: "dict[str, Peer]", snapshot: m.Snapshot) -> str:
+    async def _apply_chunks(self, peers: "dict[str, Peer]", snapshot: v.Snapshot) -> str:
         index = 0
         while index < snapshot.chunks:
             assert peers, "nobody is left to ask"
@@ -241,11 +242,11 @@ class Peer:
     spoiled: frozenset[int] = frozenset()
     """Chunks that it spoils."""
 
-    async def snapshots(self) -> tuple[m.Snapshot, ...]:
+    async def snapshots(self) -> tuple[v.Snapshot, ...]:
         answer = await self.node.ask(SNAPSHOT, m.RequestListSnapshots())
         return tuple(answer.snapshots)
 
-    async def chunk(self, snapshot: m.Snapshot, index: int) -> bytes:
+    async def chunk(self, snapshot: v.Snapshot, index: int) -> bytes:
         request = m.RequestLoadSnapshotChunk(snapshot.height, snapshot.format, index)
         answer = await self.node.ask(SNAPSHOT, request)
         return answer.chunk + b"!" if index in self.spoiled else bytes(answer.chunk)
@@ -257,6 +258,6 @@ def _agreed(response: m.ResponseFinalizeBlock) -> Any:
     return response.app_hash, response.validator_updates, results
 
 
-def _key_of(update: m.ValidatorUpdate) -> bytes:
+def _key_of(update: v.ValidatorUpdate) -> bytes:
     assert update.pub_key is not None and update.pub_key.ed25519 is not None
     return update.pub_key.ed25519

@@ -7,6 +7,7 @@ here: length, then the `Request` or `Response`.
 from typing import Any, Final
 
 from tallystick.consensus.cometbft import messages as m
+from tallystick.consensus.cometbft import values as v
 
 KEY = bytes(range(32))
 HASH = bytes.fromhex("abababab")
@@ -27,18 +28,18 @@ REQUESTS: Final[list[tuple[Any, str]]] = [
     ),
     (
         m.RequestInitChain(
-            m.Timestamp(1_700_000_000, 120_000_000),
+            v.Timestamp(1_700_000_000, 120_000_000),
             "net-0123",
-            m.ConsensusParams(
-                m.BlockParams(4194304, -1),
-                m.EvidenceParams(100000, m.Duration(172800), 262144),
-                m.ValidatorParams(("ed25519",)),
-                m.VersionParams(1),
-                m.ABCIParams(0),
+            v.ConsensusParams(
+                v.BlockParams(4194304, -1),
+                v.EvidenceParams(100000, v.Duration(172800), 262144),
+                v.ValidatorParams(("ed25519",)),
+                v.VersionParams(1),
+                v.ABCIParams(0),
             ),
             (
-                m.ValidatorUpdate(m.PublicKey(ed25519=KEY), 1),
-                m.ValidatorUpdate(m.PublicKey(secp256k1=b"\x02" * 33), 10),
+                v.ValidatorUpdate(v.PublicKey(ed25519=KEY), 1),
+                v.ValidatorUpdate(v.PublicKey(secp256k1=b"\x02" * 33), 10),
             ),
             b"{}",
             1,
@@ -65,7 +66,7 @@ REQUESTS: Final[list[tuple[Any, str]]] = [
         "026200",
     ),
     (
-        m.RequestOfferSnapshot(m.Snapshot(1000, 1, 3, HASH, b"meta"), b"app hash"),
+        m.RequestOfferSnapshot(v.Snapshot(1000, 1, 3, HASH, b"meta"), b"app hash"),
         "216a1f0a1308e807100118032204abababab2a046d65746112086170702068617368",
     ),
     (
@@ -80,10 +81,10 @@ REQUESTS: Final[list[tuple[Any, str]]] = [
         m.RequestPrepareProposal(
             1024,
             (b"a", b""),
-            m.ExtendedCommitInfo(1, (m.ExtendedVoteInfo(m.Validator(ADDRESS, 1), b"ext", b"sig", 2),)),
-            (m.Misbehavior(1, m.Validator(ADDRESS, 1), 7, m.Timestamp(1), 4),),
+            v.ExtendedCommitInfo(1, (v.ExtendedVoteInfo(v.Validator(ADDRESS, 1), b"ext", b"sig", 2),)),
+            (v.Misbehavior(1, v.Validator(ADDRESS, 1), 7, v.Timestamp(1), 4),),
             8,
-            m.Timestamp(2, 999_999_999),
+            v.Timestamp(2, 999_999_999),
             HASH,
             ADDRESS,
         ),
@@ -93,18 +94,18 @@ REQUESTS: Final[list[tuple[Any, str]]] = [
     (
         m.RequestProcessProposal(
             (b"a",),
-            m.CommitInfo(0, (m.VoteInfo(m.Validator(ADDRESS, 1), 3),)),
+            v.CommitInfo(0, (v.VoteInfo(v.Validator(ADDRESS, 1), 3),)),
             (),
             HASH,
             8,
-            m.Timestamp(-1, 5),
+            v.Timestamp(-1, 5),
             b"next",
             ADDRESS,
         ),
         "358a01320a0161120c120a0a060a020102180118032204abababab2808320d08ffffffffffffffffff0110053a046e65787442020102",
     ),
     (
-        m.RequestExtendVote(HASH, 8, m.Timestamp(2), (b"a",), m.CommitInfo(-1), (), b"next", ADDRESS),
+        m.RequestExtendVote(HASH, 8, v.Timestamp(2), (b"a",), v.CommitInfo(-1), (), b"next", ADDRESS),
         "299201260a04abababab10081a0208022201612a0b08ffffffffffffffffff013a046e65787442020102",
     ),
     (
@@ -114,11 +115,11 @@ REQUESTS: Final[list[tuple[Any, str]]] = [
     (
         m.RequestFinalizeBlock(
             (b"a", b"bc"),
-            m.CommitInfo(2),
-            (m.Misbehavior(2, m.Validator(ADDRESS, 1), 7, m.Timestamp(1), 4),),
+            v.CommitInfo(2),
+            (v.Misbehavior(2, v.Validator(ADDRESS, 1), 7, v.Timestamp(1), 4),),
             HASH,
             8,
-            m.Timestamp(2),
+            v.Timestamp(2),
             b"next",
             ADDRESS,
         ),
@@ -145,12 +146,12 @@ RESPONSES: Final[list[tuple[Any, str]]] = [
         "1d221b0a0a74616c6c79737469636b1203312e30180120082a04abababab",
     ),
     (
-        m.ResponseInitChain(None, (m.ValidatorUpdate(m.PublicKey(ed25519=KEY), 1),), HASH),
+        m.ResponseInitChain(None, (v.ValidatorUpdate(v.PublicKey(ed25519=KEY), 1),), HASH),
         "30322e12260a220a20000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f10011a04abababab",
     ),
     (
         m.ResponseQuery(
-            1, "log", "info", -5, b"k", b"v", m.ProofOps((m.ProofOp("type", b"key", b"data"),)), 8, "space"
+            1, "log", "info", -5, b"k", b"v", v.ProofOps((v.ProofOp("type", b"key", b"data"),)), 8, "space"
         ),
         "3e3a3c08011a036c6f672204696e666f28fbffffffffffffffff0132016b3a017642130a110a047479706512036b65791a04"
         "64617461480852057370616365",
@@ -163,7 +164,7 @@ RESPONSES: Final[list[tuple[Any, str]]] = [
             "info",
             1,
             -1,
-            (m.Event("type", (m.EventAttribute("key", "välue", True),)),),
+            (v.Event("type", (v.EventAttribute("key", "välue", True),)),),
             "space",
         ),
         "494a470801120b7374616c655f6e6f6e63651a036c6f672204696e666f280130ffffffffffffffffff013a170a0474797065"
@@ -174,7 +175,7 @@ RESPONSES: Final[list[tuple[Any, str]]] = [
         "05620318ac02",
     ),
     (
-        m.ResponseListSnapshots((m.Snapshot(1000, 1, 3, HASH, b"meta"), m.Snapshot())),
+        m.ResponseListSnapshots((v.Snapshot(1000, 1, 3, HASH, b"meta"), v.Snapshot())),
         "196a170a1308e807100118032204abababab2a046d6574610a00",
     ),
     (
@@ -207,10 +208,10 @@ RESPONSES: Final[list[tuple[Any, str]]] = [
     ),
     (
         m.ResponseFinalizeBlock(
-            (m.Event("paid"),),
-            (m.ExecTxResult(), m.ExecTxResult(1, b"no", "log", "", 0, 0, (), "space")),
-            (m.ValidatorUpdate(m.PublicKey(ed25519=KEY), 0),),
-            m.ConsensusParams(block=m.BlockParams(1, 2)),
+            (v.Event("paid"),),
+            (v.ExecTxResult(), v.ExecTxResult(1, b"no", "log", "", 0, 0, (), "space")),
+            (v.ValidatorUpdate(v.PublicKey(ed25519=KEY), 0),),
+            v.ConsensusParams(block=v.BlockParams(1, 2)),
             HASH,
         ),
         "55aa01520a060a047061696412001212080112026e6f1a036c6f67420573706163651a240a220a2000010203040506070809"

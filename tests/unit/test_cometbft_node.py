@@ -13,6 +13,7 @@ from cometbft_app import App, Payer, agree, make_chain
 from cometbft_engine import CONSENSUS, MEMPOOL, QUERY, Chain, Comet, StoppedError, at
 from ledger_network import CLIENT, POLICY, RICH, key, make_genesis, name
 from tallystick.consensus.cometbft import messages as m
+from tallystick.consensus.cometbft import values as v
 from tallystick.consensus.cometbft.snapshots import app_hash
 from tallystick.consensus.cometbft.validators import update_of
 from tallystick.ledger.transactions import Deposit, OpenTask, Transfer, sign_transaction
@@ -71,17 +72,20 @@ def changed(**fields: object) -> Callable[[m.RequestInitChain], m.RequestInitCha
         (changed(initial_height=2), "wrong_genesis"),
         (changed(time=at(START + 1)), "wrong_genesis"),
         (changed(time=None), "malformed"),
-        (changed(time=m.Timestamp(-1)), "malformed"),
+        (changed(time=v.Timestamp(-1)), "malformed"),
         (changed(app_state_bytes=b'{"rich": true}'), "wrong_genesis"),
         (changed(consensus_params=None), "wrong_params"),
-        (changed(consensus_params=m.ConsensusParams(m.BlockParams(-1))), "wrong_params"),
-        (changed(consensus_params=m.ConsensusParams(m.BlockParams(8 * 2**20 + 1))), "wrong_params"),
-        (changed(consensus_params=m.ConsensusParams(m.BlockParams(2**20), abci=m.ABCIParams(1))), "wrong_params"),
+        (changed(consensus_params=v.ConsensusParams(v.BlockParams(-1))), "wrong_params"),
+        (changed(consensus_params=v.ConsensusParams(v.BlockParams(8 * 2**20 + 1))), "wrong_params"),
+        (
+            changed(consensus_params=v.ConsensusParams(v.BlockParams(2**20), abci=v.ABCIParams(1))),
+            "wrong_params",
+        ),
         (lambda init: replace(init, validators=init.validators[1:]), "wrong_validators"),
         (lambda init: replace(init, validators=(*init.validators, init.validators[0])), "wrong_validators"),
         (lambda init: replace(init, validators=(update_of(ANN), *init.validators[1:])), "wrong_validators"),
         (lambda init: replace(init, validators=(replace(init.validators[0], power=9),)), "wrong_validators"),
-        (lambda init: replace(init, validators=(m.ValidatorUpdate(),)), "wrong_validators"),
+        (lambda init: replace(init, validators=(v.ValidatorUpdate(),)), "wrong_validators"),
     ],
 )
 def test_another_network_is_not_begun(
@@ -139,7 +143,7 @@ def test_results_say_what_became_of_each_transaction(tmp_path: Path) -> None:
         assert good_check.code == poor_check.code == 0  # whether the money is there is known when the block is
         response = await comet.run_block(comet.chain.decide((good, poor), START))
         ok, refused = response.tx_results
-        assert ok == m.ExecTxResult()
+        assert ok == v.ExecTxResult()
         assert (refused.code, refused.data, refused.codespace) == (1, b"insufficient_balance", "tallystick")
         assert "insufficient" in refused.log or str(RICH) in refused.log
         (again,) = await comet.check(good, again=True)

@@ -11,6 +11,7 @@ from cometbft_vectors import REQUESTS, RESPONSES
 from ledger_network import key
 from tallystick.consensus.cometbft import messages as m
 from tallystick.consensus.cometbft import protobuf
+from tallystick.consensus.cometbft import values as v
 from tallystick.consensus.cometbft.chain import MAX_BLOCK_BYTES
 from tallystick.consensus.cometbft.connection import MAX_FRAME_BYTES, Frames, frame
 from tallystick.consensus.cometbft.protobuf import Kind, decode, encode, fields_of, varint
@@ -120,7 +121,7 @@ def test_the_largest_block_of_the_smallest_transactions_can_be_read() -> None:
 
 def test_a_number_out_of_range_is_never_written() -> None:
     with pytest.raises(ValueError, match="power"):
-        encode(m.ValidatorUpdate(power=2**63))
+        encode(v.ValidatorUpdate(power=2**63))
 
 
 # ---- properties
@@ -129,7 +130,7 @@ def test_a_number_out_of_range_is_never_written() -> None:
 def values(kind: Any) -> st.SearchStrategy[Any]:
     """Any message of this kind. Of a oneof at most one member is set."""
     made = st.builds(kind, **{field.name: contents(field) for field in fields_of(kind)})
-    return made.filter(lambda key: key.ed25519 is None or key.secp256k1 is None) if kind is m.PublicKey else made
+    return made.filter(lambda key: key.ed25519 is None or key.secp256k1 is None) if kind is v.PublicKey else made
 
 
 def contents(field: protobuf.Field) -> st.SearchStrategy[Any]:
@@ -149,7 +150,7 @@ def contents(field: protobuf.Field) -> st.SearchStrategy[Any]:
     return st.none() | one if field.present else one
 
 
-KINDS = [kind for kind in vars(m).values() if dataclasses.is_dataclass(kind) and isinstance(kind, type)]
+KINDS = [kind for kind in (vars(v) | vars(m)).values() if dataclasses.is_dataclass(kind) and isinstance(kind, type)]
 MESSAGES = st.sampled_from(KINDS).flatmap(values)
 
 

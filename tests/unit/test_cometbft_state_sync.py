@@ -16,6 +16,7 @@ from ledger_network import CLIENT, key, make_genesis
 from tallystick.canon import chunks
 from tallystick.consensus.cometbft import messages as m
 from tallystick.consensus.cometbft import snapshots
+from tallystick.consensus.cometbft import values as v
 from tallystick.ledger.state import dump_state
 from tallystick.ledger.transactions import Transfer
 
@@ -39,7 +40,7 @@ class Scene:
     joining: Comet
     app_hashes: list[bytes]
 
-    async def offered(self) -> m.Snapshot:
+    async def offered(self) -> v.Snapshot:
         return (await Peer(self.serving).snapshots())[0]
 
 
@@ -110,7 +111,7 @@ OTHER = snapshots.describe(2, DATA[1:])
     ],
 )
 def test_an_offer_of_another_state_is_refused_before_anything_is_fetched(
-    offer: m.Snapshot | None, verdict: m.Offer
+    offer: v.Snapshot | None, verdict: m.Offer
 ) -> None:
     agreed = snapshots.app_hash(DATA)
     assert snapshots.judge(m.RequestOfferSnapshot(TRUE, agreed)) == m.Offer.ACCEPT

@@ -13,6 +13,7 @@ from cometbft_app import App, Payer, agree, make_chain
 from cometbft_engine import Comet, at
 from ledger_network import VALIDATOR_STAKE, check_invariants, key, make_genesis
 from tallystick.consensus.cometbft import messages as m
+from tallystick.consensus.cometbft import values as v
 from tallystick.consensus.cometbft.port import Offense
 from tallystick.consensus.cometbft.validators import address_of, changes, offenses, update_of
 from tallystick.errors import Refused
@@ -39,15 +40,22 @@ def test_changes_are_in_one_order_and_never_leave_nobody() -> None:
         changes([a], [])
 
 
-def proof(identity: str, height: int, kind: int = m.MisbehaviorType.DUPLICATE_VOTE) -> m.Misbehavior:
-    return m.Misbehavior(kind, m.Validator(address_of(identity), 1), height, at(START), 4)
+def proof(identity: str, height: int, kind: int = v.MisbehaviorType.DUPLICATE_VOTE) -> v.Misbehavior:
+    return v.Misbehavior(kind, v.Validator(address_of(identity), 1), height, at(START), 4)
 
 
 def test_offenses_are_those_of_the_answerable_once_each() -> None:
-    light = m.MisbehaviorType.LIGHT_CLIENT_ATTACK
-    proven = [proof(V[1], 5), proof(V[0], 9), proof(V[0], 9), proof(V[0], 3, light), proof(ANN, 1), m.Misbehavior(1)]
+    light = v.MisbehaviorType.LIGHT_CLIENT_ATTACK
+    proven = [
+        proof(V[1], 5),
+        proof(V[0], 9),
+        proof(V[0], 9),
+        proof(V[0], 3, light),
+        proof(ANN, 1),
+        v.Misbehavior(1),
+    ]
     assert offenses(proven, V) == tuple(sorted({Offense(V[0], 3), Offense(V[0], 9), Offense(V[1], 5)}))
-    assert offenses([proof(V[0], 1, m.MisbehaviorType.UNKNOWN), proof(V[0], 1, 77)], V) == ()
+    assert offenses([proof(V[0], 1, v.MisbehaviorType.UNKNOWN), proof(V[0], 1, 77)], V) == ()
 
 
 @dataclass
@@ -59,7 +67,7 @@ class Scene:
     time_ms: int = START
     members: dict[str, Payer] = field(default_factory=dict)
 
-    async def block(self, *acts: tuple[str, AnyBody], misbehavior: tuple[m.Misbehavior, ...] = ()) -> None:
+    async def block(self, *acts: tuple[str, AnyBody], misbehavior: tuple[v.Misbehavior, ...] = ()) -> None:
         """One block with a transaction of each of these members."""
         txs = tuple(self.members.setdefault(who, Payer(GENESIS, who)).sign(body) for who, body in acts)
         self.time_ms += 1
@@ -75,7 +83,7 @@ class Scene:
         return self.nodes[0].responses[self.nodes[0].stored]
 
     def bond(self, identity: str) -> int:
-        return sum(v.bond for v in self.apps[0].node.state.validators if v.identity == identity)
+        return sum(each.bond for each in self.apps[0].node.state.validators if each.identity == identity)
 
 
 @asynccontextmanager

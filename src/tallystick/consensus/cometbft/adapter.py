@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from tallystick.canon.chunks import chunk
 from tallystick.consensus.cometbft import messages as abci
-from tallystick.consensus.cometbft import snapshots
+from tallystick.consensus.cometbft import snapshots, values
 from tallystick.consensus.cometbft.chain import APP_VERSION, comet_chain, require_params
 from tallystick.consensus.cometbft.port import Ledger, Notice, Result, Shelf
 from tallystick.consensus.cometbft.protobuf import delimited
@@ -53,7 +53,7 @@ class Adapter:
         self._interval, self._retain = snapshot_interval, retain_blocks
         self._finalized: int | None = None
         """Height of the block that is executed and not committed."""
-        self._offers: dict[int, abci.Snapshot] = {}
+        self._offers: dict[int, values.Snapshot] = {}
         """Descriptions of the snapshots on the shelf, by height, made when they are first asked for."""
         self._restoration: snapshots.Restoration | None = None
         self._methods: Final[dict[type[Any], Callable[[Any], Any]]] = {
@@ -248,7 +248,7 @@ class Adapter:
             return False
         return True
 
-    def _describe(self, height: int) -> abci.Snapshot | None:
+    def _describe(self, height: int) -> values.Snapshot | None:
         if height in self._offers:
             return self._offers[height]
         data = self._shelf.load(height)
@@ -263,7 +263,7 @@ class Adapter:
         return max(0, min(self._ledger.height - self._retain, oldest))
 
 
-def _millis(time: abci.Timestamp | None) -> int:
+def _millis(time: values.Timestamp | None) -> int:
     """Whole milliseconds since the epoch, rounded down, so that time never runs backward where CometBFT's does not.
 
     Raises:
@@ -274,11 +274,11 @@ def _millis(time: abci.Timestamp | None) -> int:
     return time.seconds * 1000 + time.nanos // 10**6
 
 
-def _result(result: Result) -> abci.ExecTxResult:
+def _result(result: Result) -> values.ExecTxResult:
     if result.code == "ok":
-        return abci.ExecTxResult(OK)
-    return abci.ExecTxResult(REFUSED, result.code.encode(), result.reason, codespace=CODESPACE)
+        return values.ExecTxResult(OK)
+    return values.ExecTxResult(REFUSED, result.code.encode(), result.reason, codespace=CODESPACE)
 
 
-def _event(notice: Notice) -> abci.Event:
-    return abci.Event(notice.kind, tuple(abci.EventAttribute(key, value, True) for key, value in notice.attributes))
+def _event(notice: Notice) -> values.Event:
+    return values.Event(notice.kind, tuple(values.EventAttribute(key, value, True) for key, value in notice.attributes))

@@ -7,7 +7,7 @@ that document, knows its network as well as the others do.
 
 from typing import Final
 
-from tallystick.consensus.cometbft.messages import ABCIParams, BlockParams, ConsensusParams
+from tallystick.consensus.cometbft.values import ABCIParams, BlockParams, ConsensusParams
 from tallystick.errors import Refused
 
 APP_VERSION: Final = 1

@@ -16,8 +16,8 @@ from tallystick.consensus.cometbft.messages import (
     RequestApplySnapshotChunk,
     RequestOfferSnapshot,
     ResponseApplySnapshotChunk,
-    Snapshot,
 )
+from tallystick.consensus.cometbft.values import Snapshot
 from tallystick.errors import Refused
 
 FORMAT: Final = 1

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Sequence
 from hashlib import sha256
 from typing import Final
 
-from tallystick.consensus.cometbft.messages import Misbehavior, MisbehaviorType, PublicKey, ValidatorUpdate
 from tallystick.consensus.cometbft.port import Offense
+from tallystick.consensus.cometbft.values import Misbehavior, MisbehaviorType, PublicKey, ValidatorUpdate
 from tallystick.errors import Refused
 
 POWER: Final = 1
