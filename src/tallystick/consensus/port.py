@@ -24,16 +24,8 @@ class CommittedBlock:
     """What convinces a third party that a quorum committed this block."""
 
 
-class Application(Protocol):
-    """What an engine needs from the program whose transactions it orders. Called from one thread, never re-entered.
-
-    A validator calls `check` for each transaction of a block before it votes for the block. So a committed block holds
-    only transactions that a quorum has checked, and `execute` does not verify signatures again.
-    """
-
-    @property
-    def height(self) -> int:
-        """Height of the last executed block; 0 before the first."""
+class Rules(Protocol):
+    """Which transactions an application lets pass."""
 
     def check(self, transaction: bytes) -> None:
         """Checks what does not depend on the state: size, form, signature, chain. Every honest validator gives the
@@ -49,6 +41,18 @@ class Application(Protocol):
         Raises:
             Refused: with the reason code that the sender is shown.
         """
+
+
+class Application(Rules, Protocol):
+    """What an engine needs from the program whose transactions it orders. Called from one thread, never re-entered.
+
+    A validator calls `check` for each transaction of a block before it votes for the block. So a committed block holds
+    only transactions that a quorum has checked, and `execute` does not verify signatures again.
+    """
+
+    @property
+    def height(self) -> int:
+        """Height of the last executed block; 0 before the first."""
 
     def next_deadline_ms(self) -> int | None:
         """When a block is due even if there is no transaction, in agreed time; None if never."""

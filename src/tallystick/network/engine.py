@@ -15,18 +15,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
-from tallystick.canon.chunks import manifest_of, root_of
 from tallystick.canon.identity import Key
+from tallystick.consensus.pbft.answers import examine, verify
 from tallystick.consensus.pbft.group import Group
 from tallystick.consensus.pbft.io import (
     Accuse,
-    BlocksRead,
     Broadcast,
-    Certified,
-    ChunkRead,
     Connected,
     Deliver,
-    Durable,
     Effect,
     Event,
     Examine,
@@ -34,33 +30,29 @@ from tallystick.consensus.pbft.io import (
     Executed,
     Guests,
     Halt,
-    Outcome,
     Persist,
     ReadBlocks,
     ReadChunk,
     Received,
     Regroup,
     Restore,
-    Restored,
     SaveChunk,
     Send,
     StartTransfer,
     Submitted,
     Tick,
-    Verified,
     Verify,
 )
 from tallystick.consensus.pbft.limits import MAX_GUESTS, TIMEOUT_MS
-from tallystick.consensus.pbft.messages import decode_block
 from tallystick.consensus.pbft.replica import Replica
-from tallystick.consensus.port import Application, CommittedBlock
+from tallystick.consensus.port import Application
 from tallystick.errors import Refused, TallystickError
 from tallystick.network.admission import Admission
+from tallystick.network.answers import keep_outcome, load_durable, read_blocks, read_chunk, restore
 from tallystick.network.inbox import Inbox
 from tallystick.network.metrics import EngineMetrics
 from tallystick.network.peers import Peers, Validator
-from tallystick.network.store import MANIFEST, Store, StoredBlock
-from tallystick.network.tables import DamagedError
+from tallystick.network.store import Store, StoredBlock
 
 TICK_SECONDS: Final = 0.025
 """Between turns when nothing happens."""
@@ -168,7 +160,7 @@ class PbftEngine:
         self._not_admitted: Counter[str] = Counter()
         self._view_changes = 0
         self._last_view_change_ms: int | None = None
-        durable = self._recover()
+        durable = load_durable(genesis, application, store)
         self._replica = Replica(genesis, key, durable, timeout_ms=timeout_ms)
         self._group = self._replica.group
         before = durable.previous.validators if durable.previous else ()
@@ -241,51 +233,6 @@ class PbftEngine:
         )
 
     # ---- starting
-
-    def _recover(self) -> Durable:
-        """Brings the application to where the store is, and returns what the replica starts from."""
-        application, store = self._application, self._store
-        head, checkpoint = store.head(), store.checkpoint()
-        height = head.height if head else 0
-        if application.height != height and not store.first_height() <= application.height + 1 <= height:
-            # It is ahead, if the machine died between two moments of forcing to disk; or it missed a restore.
-            snapshot = store.snapshot(checkpoint.height) if checkpoint else None
-            if snapshot is None:
-                reason = f"it is at block {application.height}, and the log of consensus ends at {height}"
-                raise DamagedError("ledger", f"{reason} without a snapshot to start from")
-            application.restore(snapshot)
-        for stored in store.blocks(application.height + 1, height):
-            application.execute(_committed(stored))
-            if self._genesis.is_checkpoint(stored.height):
-                self._keep_outcome(stored.height)
-        if application.height != height:
-            raise DamagedError("ledger", f"it is at block {application.height}, blocks up to {height} cannot be read")
-        stable = checkpoint.height if checkpoint else 0
-        certified = tuple(
-            Certified(stored.height, self._genesis.block_digest(stored.block), stored.certificate)
-            for stored in store.blocks(stable + 1, height)
-        )
-        # It may have stopped after executing to a checkpoint, and before what that gave was saved.
-        outcome = self._keep_outcome(height) if self._genesis.is_checkpoint(height) and height > stable else None
-        store.commit()
-        *previous, epoch = [None, *store.epochs()]
-        validators = self._genesis.validators if epoch is None else epoch.validators
-        return Durable(
-            head=head,
-            deadline_ms=application.next_deadline_ms(),
-            change_due=application.validators() != validators,
-            outcome=outcome,
-            epoch=epoch,
-            previous=previous[-1] if previous else None,
-            view=store.view(),
-            checkpoint=checkpoint.proof if checkpoint else b"",
-            history=store.history(),
-            contents=store.contents(),
-            certified=certified,
-            votes=store.votes(),
-            transfer=store.transfer(),
-            mute=store.mute(),
-        )
 
     def _reachable(self, identities: Sequence[str]) -> list[Validator]:
         found = [self._shell.directory(identity) for identity in dict.fromkeys(identities)]
@@ -391,19 +338,19 @@ class PbftEngine:
                 case Deliver():
                     answers.append(self._execute(effect))
                 case Verify():
-                    answers.append(Verified(effect.digest, self._first_refusal(effect.transactions)))
+                    answers.append(verify(self._application, effect))
                 case Examine():
                     answers.append(self._examine(effect))
                 case ReadBlocks():
-                    answers.append(self._read_blocks(effect))
+                    answers.append(read_blocks(self._store, effect))
                 case ReadChunk():
-                    answers.append(self._read_chunk(effect))
+                    answers.append(read_chunk(self._store, effect))
                 case StartTransfer():
                     self._store.start_transfer(effect.proofs, effect.manifest)
                 case SaveChunk():
                     self._store.save_chunk(effect.index, effect.data)
                 case Restore():
-                    answers.append(self._restore(effect))
+                    answers.append(restore(self._application, self._store, effect))
                 case Regroup():
                     self._regroup(effect.group)
                 case Accuse():
@@ -428,24 +375,16 @@ class PbftEngine:
         self._metrics.transactions.inc(len(block.transactions))
         self._admission.release(block.transactions)
         validators = application.validators()
-        outcome = self._keep_outcome(block.height) if effect.checkpoint else None
+        outcome = keep_outcome(application, self._store, block.height) if effect.checkpoint else None
         self._welcome()
         change_due = validators != self._group.validators
         return Executed(block.height, application.next_deadline_ms(), change_due, outcome)
 
-    def _keep_outcome(self, height: int) -> Outcome:
-        """Saves the application's state, which is that after block `height`, for those who will need it."""
-        data = self._application.snapshot()
-        manifest = manifest_of(data)
-        self._store.save_snapshot(height, manifest, data)
-        return Outcome(root_of(manifest), self._application.validators())
-
-    def _restore(self, effect: Restore) -> Restored:
-        """First the store, then the application: a crash between the two is noticed and mended at the start."""
-        snapshot = self._store.restore(effect.head, effect.epoch, effect.checkpoint, effect.history)
-        self._store.commit()
-        self._application.restore(snapshot)
-        return Restored(effect.head.height, self._application.next_deadline_ms())
+    def _examine(self, effect: Examine) -> Examined:
+        answer = examine(self._application, effect)
+        if effect.again:
+            self._admission.release([transaction for transaction, _ in answer.refused])
+        return answer
 
     def _regroup(self, group: Group) -> None:
         before, self._group = self._group, group
@@ -461,37 +400,3 @@ class PbftEngine:
             self._guests = guests
             self._events.append(Guests(guests))
             self._peers.regroup(self._reachable((*self._members, *guests)))
-
-    def _first_refusal(self, transactions: Sequence[bytes]) -> str:
-        try:
-            for transaction in transactions:
-                self._application.check(transaction)
-        except Refused as refused:
-            return refused.code
-        return ""
-
-    def _examine(self, effect: Examine) -> Examined:
-        accepted, refused = [], []
-        for transaction in effect.transactions:
-            try:
-                self._application.admit(transaction)
-                accepted.append(transaction)
-            except Refused as reason:
-                refused.append((transaction, reason.code))
-        if effect.again:
-            self._admission.release([transaction for transaction, _ in refused])
-        return Examined(tuple(accepted), tuple(refused), effect.again)
-
-    def _read_blocks(self, effect: ReadBlocks) -> BlocksRead:
-        chosen = self._store.blocks_within(effect.first, effect.last, effect.max_bytes)
-        return BlocksRead(effect.peer, tuple((stored.block, stored.certificate) for stored in chosen))
-
-    def _read_chunk(self, effect: ReadChunk) -> ChunkRead:
-        manifest = self._store.snapshot_part(effect.height, MANIFEST) if effect.index == 0 else None
-        data = self._store.snapshot_part(effect.height, effect.index)
-        return ChunkRead(effect.peer, effect.height, effect.index, manifest or b"", data or b"")
-
-
-def _committed(stored: StoredBlock) -> CommittedBlock:
-    transactions = tuple(decode_block(stored.block).transactions)
-    return CommittedBlock(stored.height, stored.time_ms, stored.digest, transactions, stored.certificate)

@@ -1,40 +1,15 @@
-"""What a node's application and disk answer when its replica asks."""
+"""What a simulated node's disk answers when its replica asks."""
 
 from tallystick.canon import chunks
 from tallystick.consensus.pbft.io import (
     BlocksRead,
     ChunkRead,
-    Examine,
-    Examined,
     Outcome,
     ReadBlocks,
     ReadChunk,
-    Verified,
-    Verify,
 )
-from tallystick.errors import Refused
 from tallystick.lab.consensus.application import Application
 from tallystick.lab.consensus.disk import Disk
-
-
-def verify(app: Application, asked: Verify) -> Verified:
-    try:
-        for transaction in asked.transactions:
-            app.check(transaction)
-    except Refused as refused:
-        return Verified(asked.digest, refused.code)
-    return Verified(asked.digest, "")
-
-
-def examine(app: Application, asked: Examine) -> Examined:
-    accepted, refused = [], []
-    for transaction in asked.transactions:
-        try:
-            app.admit(transaction)
-            accepted.append(transaction)
-        except Refused as error:
-            refused.append((transaction, error.code))
-    return Examined(tuple(accepted), tuple(refused), asked.again)
 
 
 def read_blocks(disk: Disk, asked: ReadBlocks) -> BlocksRead:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from tallystick.canon.identity import Key
+from tallystick.consensus.pbft.answers import examine, verify
 from tallystick.consensus.pbft.group import Group
 from tallystick.consensus.pbft.io import (
     Accuse,
@@ -40,7 +41,7 @@ from tallystick.consensus.pbft.io import (
 )
 from tallystick.consensus.pbft.replica import Replica
 from tallystick.errors import Refused
-from tallystick.lab.consensus.answers import examine, outcome_of, read_blocks, read_chunk, verify
+from tallystick.lab.consensus.answers import outcome_of, read_blocks, read_chunk
 from tallystick.lab.consensus.application import Application
 from tallystick.lab.consensus.disk import Disk, DiskFull, Kept, Row, Taken
 from tallystick.lab.consensus.frames import is_view_change
