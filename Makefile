@@ -2,7 +2,8 @@
 # Everything is installed into .venv, once, from the exact versions in requirements.lock.
 
 PYTHON ?= python3
-PYTEST_ARGS ?= -x
+# Two at a time: half of the tests wait for processes of their own. More would compete with these for the processor.
+PYTEST_ARGS ?= -x -n 2
 
 VENV := .venv
 INSTALLED := $(VENV)/.installed

@@ -1,4 +1,4 @@
-"""What a node's disk answers when its replica asks, and what the replica starts from."""
+"""What a node's disk and application answer when its replica asks, and what the replica starts from."""
 
 from tallystick.canon.chunks import manifest_of, root_of
 from tallystick.consensus.pbft.group import Group
@@ -19,7 +19,7 @@ from tallystick.network.store import MANIFEST, Store, StoredBlock
 from tallystick.network.tables import DamagedError
 
 
-def load_durable(genesis: Group, application: Application, store: Store) -> Durable:
+def recover(genesis: Group, application: Application, store: Store) -> Durable:
     """Brings the application to where the store is, and returns what the replica starts from."""
     head, checkpoint = store.head(), store.checkpoint()
     height = head.height if head else 0

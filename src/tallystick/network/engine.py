@@ -48,7 +48,7 @@ from tallystick.consensus.pbft.replica import Replica
 from tallystick.consensus.port import Application
 from tallystick.errors import Refused, TallystickError
 from tallystick.network.admission import Admission
-from tallystick.network.answers import keep_outcome, load_durable, read_blocks, read_chunk, restore
+from tallystick.network.answers import keep_outcome, read_blocks, read_chunk, recover, restore
 from tallystick.network.inbox import Inbox
 from tallystick.network.metrics import EngineMetrics
 from tallystick.network.peers import Peers, Validator
@@ -143,7 +143,7 @@ class PbftEngine:
         metrics: EngineMetrics | None = None,
         admission: Admission | None = None,
     ) -> None:
-        self._key, self._genesis, self._application, self._store, self._shell = key, genesis, application, store, shell
+        self._key, self._application, self._store, self._shell = key, application, store, shell
         self._metrics = metrics or EngineMetrics()
         self._admission = admission or Admission()
         self._started_ns = time.monotonic_ns()
@@ -160,7 +160,7 @@ class PbftEngine:
         self._not_admitted: Counter[str] = Counter()
         self._view_changes = 0
         self._last_view_change_ms: int | None = None
-        durable = load_durable(genesis, application, store)
+        durable = recover(genesis, application, store)
         self._replica = Replica(genesis, key, durable, timeout_ms=timeout_ms)
         self._group = self._replica.group
         before = durable.previous.validators if durable.previous else ()
@@ -231,8 +231,6 @@ class PbftEngine:
             rejections=rejections,
             not_admitted=dict(self._not_admitted),
         )
-
-    # ---- starting
 
     def _reachable(self, identities: Sequence[str]) -> list[Validator]:
         found = [self._shell.directory(identity) for identity in dict.fromkeys(identities)]

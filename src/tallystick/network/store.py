@@ -67,7 +67,7 @@ class StoredBlock:
     certificate: bytes
 
 
-class _Summary(Summary, array_like=True):
+class _Summary(Summary):
     votes: int = 0
     """Rows in `votes`."""
     height: int = 0
@@ -96,7 +96,7 @@ class Store:
         self._tables = Tables(path, LAYOUT, chain, identity, first)
         self._given: dict[tuple[int, int, int, str], bytes] = {}
         """Digests of the votes that are stored, by epoch, view, height and phase."""
-        with self._tables.reading():
+        with self._tables.opening():
             self._check()
         self._tables.start()
 
@@ -312,8 +312,8 @@ class Store:
         row = next(self._tables.rows("latest", "WHERE kind = ?", kind.__name__), None)
         return None if row is None else msgspec.msgpack.decode(row[1], type=kind)
 
-    def _chunks(self) -> Iterable[tuple[int, bytes]]:
-        return ((number, data) for number, data in self._tables.rows("chunks", "ORDER BY number"))
+    def _chunks(self) -> Iterable[Row]:
+        return self._tables.rows("chunks", "ORDER BY number")
 
     def _set_head(self, head: Head) -> None:
         self._summary.height, self._summary.digest, self._summary.time_ms = head.height, head.digest, head.time_ms

@@ -1,4 +1,4 @@
-"""Tables in one SQLite file of which nothing is lost or changed unnoticed.
+"""Tables of a validator in one SQLite file, of which nothing is lost or changed unnoticed.
 
 The file is held by one process. Changes gather in a transaction, which `settle` hands to the system, so that it
 outlives this process; `commit` forces SQLite's log to disk, so that it outlives the machine. One commit for many rows
@@ -7,7 +7,8 @@ write-ahead log).
 
 The file is believed only if
 
-- every row carries a checksum of itself and of its table's name, checked whenever the row is read;
+- every row but the one that names the owner carries a checksum of itself and of its table's name, checked whenever the
+  row is read;
 - the commits are at least as many as the file beside it, `*.turn`, says. That number is written after each commit, so
   it never claims too much; and a log that lost its end, an older copy of it or an empty one in its place claim less.
 
@@ -17,7 +18,7 @@ What rows there must be is for the owner to say: the summary, rewritten by every
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -103,13 +104,13 @@ class Tables(Generic[S]):
         self._mark = path.with_suffix(".turn")
         self._dirty, self._synced = False, True
         self._db = _connect(path)
-        with self.reading():
+        with self.opening():
             self._open(layout, (chain, identity), first)
             self.summary = self._load_summary(layout.summary)
 
     @contextmanager
-    def reading(self) -> Iterator[None]:
-        """What cannot be read closes the file, and says whether it is damaged or something else stands in the way."""
+    def opening(self) -> Iterator[None]:
+        """What goes wrong closes the file, and says whether it is damaged or something else stands in the way."""
         try:
             yield
         except sqlite3.DatabaseError as error:
@@ -123,16 +124,19 @@ class Tables(Generic[S]):
             raise DamagedError(self.path, str(error)) from None
         except OSError as error:
             self._db.close()
-            raise StoreError(f"{self.path}: {error.strerror}; is the disk full?") from None
+            raise StoreError(f"{error.filename or self.path}: {error.strerror}; is the disk full?") from None
         except StoreError:
             self._db.close()
             raise
 
     def start(self) -> None:
         """The owner believes what it has read: from now on there are changes."""
-        with self.reading():
-            self._log = self._open_log()
+        assert not self._dirty, f"{self.path} was changed before it was started"
+        with self.opening(), ExitStack() as undone:
             self._turns = os.open(self._mark, os.O_WRONLY)
+            undone.callback(os.close, self._turns)
+            self._log = self._open_log()
+            undone.pop_all()
 
     def close(self) -> None:
         """Commits what has gathered, and gives the file back."""
@@ -246,9 +250,14 @@ class Tables(Generic[S]):
         self._dirty = False
         self._db.execute("PRAGMA synchronous = NORMAL")
         log = os.open(f"{self.path}-wal", os.O_RDWR)
-        size = os.fstat(log).st_size
-        os.pwrite(log, bytes(max(0, LOG_BYTES - size)), size)  # no frame of SQLite's is all zeros: its log ends there
-        os.fsync(log)
+        try:
+            size = os.fstat(log).st_size
+            # No frame of SQLite's is all zeros: its log ends there.
+            os.pwrite(log, bytes(max(0, LOG_BYTES - size)), size)
+            os.fsync(log)
+        except OSError:
+            os.close(log)
+            raise
         return log
 
     def _save_summary(self) -> None:

@@ -1,8 +1,8 @@
 """The messages of ABCI 2.0 as CometBFT 0.38 writes them, field by field.
 
-From proto/tendermint/abci/types.proto, types/params.proto, types/validator.proto and crypto/{keys,proof}.proto of
-CometBFT v0.38.25; the names of messages and fields are theirs. Enums are plain numbers with the constants beside them.
-0.39 and later add two requests for mempools in the application, which are refused here as unknown.
+From proto/tendermint/abci/types.proto of CometBFT v0.38.25; the names of messages and fields are theirs. Enums are
+plain numbers with the constants beside them. 0.39 and later add two requests for mempools in the application, which
+are refused here as unknown.
 """
 
 # ruff: noqa: RUF009 -- the calls in these dataclasses declare fields, as dataclasses.field does

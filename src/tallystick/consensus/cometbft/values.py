@@ -1,4 +1,8 @@
-"""What the messages of ABCI 2.0 are made of, field by field; see `messages` for the sources and conventions."""
+"""What the messages of ABCI 2.0 (`messages`) are made of, field by field.
+
+From proto/tendermint/abci/types.proto, types/params.proto, types/validator.proto and crypto/{keys,proof}.proto of
+CometBFT v0.38.25; the names are theirs.
+"""
 
 # ruff: noqa: RUF009 -- the calls in these dataclasses declare fields, as dataclasses.field does
 

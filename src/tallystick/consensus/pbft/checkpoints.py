@@ -167,9 +167,9 @@ def enter_epoch(state: State, previous: Group | None, group: Group) -> None:
     state.do(Regroup(group))
     state.view, state.active, state.new_view, state.own_view_change = 0, True, b"", b""
     state.base, state.change_due = group.start, False
-    for agreed in (state.instances, state.votes, state.prepared, state.bodies, state.required, state.settled):
-        agreed.clear()
-    state.view_changes.clear()
+    agreement = state.instances, state.votes, state.prepared, state.bodies, state.required, state.settled
+    for held in (*agreement, state.view_changes):
+        held.clear()
     # Votes for later heights came in the name of an epoch that does not reach them.
     state.checkpoint_votes = {h: votes for h, votes in state.checkpoint_votes.items() if h <= group.start}
     state.inbound.clear()

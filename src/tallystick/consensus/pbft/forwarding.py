@@ -32,7 +32,7 @@ def on_examined(state: State, event: Examined) -> None:
         state.rejections[code] += 1
         state.pool.drop(transaction)
     if event.again:
-        # At once: the next tick may be the one at which whoever asked loses patience with the primary.
+        # At once: `views` asks halfway to the end of its patience, and the next tick may be past that.
         state.outbox.extend(t for t in event.accepted if state.pool.holds(t))
         flush(state)
     else:

@@ -122,8 +122,8 @@ def on_tick(state: State) -> None:
         if state.clock.elapsed_ms >= until_ms:
             state.silent[peer] = state.clock.elapsed_ms + SILENT_MS
             transfer.timeouts += 1
-            _miss_again(transfer, index)
-    if transfer.manifest and not transfer.missing and not transfer.asked:
+            _put_back(transfer, index)
+    if not transfer.missing and not transfer.asked:
         _finish(state, transfer)
         return
     while transfer.missing and len(transfer.asked) < MAX_CHUNKS_UNDER_WAY:
@@ -155,7 +155,7 @@ def _ask(state: State, transfer: Transferring, peer: str, index: int) -> None:
     state.send(peer, FetchChunk(state.group.epoch, transfer.target.height, index))
 
 
-def _miss_again(transfer: Transferring, index: int) -> None:
+def _put_back(transfer: Transferring, index: int) -> None:
     del transfer.asked[index]
     transfer.missing.append(index)
 
@@ -185,7 +185,7 @@ def on_chunk(state: State, sender: str, message: Chunk) -> None:
     except Refused:
         transfer.gone.add(sender)
         if index in transfer.asked and transfer.asked[index][0] == sender:
-            _miss_again(transfer, index)
+            _put_back(transfer, index)
         raise
     transfer.timeouts = 0
     transfer.asked.pop(index, None)

@@ -1,4 +1,4 @@
-"""What a simulated node's disk answers when its replica asks."""
+"""What a simulated node's disk and application answer when its replica asks."""
 
 from tallystick.canon import chunks
 from tallystick.consensus.pbft.io import (
