@@ -43,7 +43,7 @@ class Place:
 
     def __init__(self, root: Path, processes: Processes, validators: int) -> None:
         self.root, self.processes = root, processes
-        port = min(free_ports(1)[0], 60_000)
+        port = free_ports(2 * validators)[0]
         made = tallystick("init", str(root), "--validators", str(validators), "--workers", "1", "--port", str(port))
         self.urls = [line.split()[-1] for line in made.splitlines() if "http://" in line]
         self.rpc_port = free_ports(1)[0]

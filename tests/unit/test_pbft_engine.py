@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from pbft_sockets import free_ports, validators_at
+from pbft_sockets import validators_at
 
 from tallystick.canon.identity import Key
 from tallystick.canon.votes import Prepare
@@ -19,6 +19,7 @@ from tallystick.consensus.port import CommittedBlock
 from tallystick.errors import Refused
 from tallystick.network.admission import Admission
 from tallystick.network.engine import HaltedError, PbftEngine, Shell
+from tallystick.network.local import free_ports
 from tallystick.network.peers import Validator, split_address
 from tallystick.network.store import Store
 from tallystick.network.tables import DamagedError

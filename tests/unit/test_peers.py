@@ -10,13 +10,14 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from pbft_sockets import free_ports, validators_at
+from pbft_sockets import validators_at
 
 from tallystick.canon.identity import Key
 from tallystick.consensus.pbft.limits import MAX_FRAME_BYTES
 from tallystick.errors import Refused
 from tallystick.network.channels import MAX_QUEUED_BYTES, SMALL_BYTES, Outgoing
 from tallystick.network.inbox import MAX_WAITING_BYTES, Inbox
+from tallystick.network.local import free_ports
 from tallystick.network.peers import Peers, Validator, split_address
 from tallystick.network.tls import client_context, make_certificate, pinned_form, server_context
 

@@ -1,8 +1,9 @@
 """Makes the folders of a network whose members all live on one machine: keys, genesis document, blob store."""
 
+import secrets
 import socket
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -18,6 +19,9 @@ WORKER_BALANCE: Final = 100_000
 CLIENT_BALANCE: Final = 10_000_000
 VALIDATOR_STAKE: Final = 500_000
 BLOBS: Final = "blobs"
+FIRST_PORT: Final = 10_000
+LAST_PORT: Final = 32_000
+PORT_TRIALS: Final = 100
 USUAL: Final = Agreement()
 
 
@@ -53,10 +57,22 @@ class LocalNetwork:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports on loopback that nobody holds at the moment."""
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
-        return [int(s.getsockname()[1]) for s in sockets]
+    """`count` consecutive ports on loopback that nobody holds at the moment.
+
+    They are below those that a system gives to outgoing connections, any of which could else take one of them before
+    the process that is to listen there has started, or while it is down.
+
+    Raises:
+        LocalNetworkError: there are none.
+    """
+    for _ in range(PORT_TRIALS):
+        first = FIRST_PORT + secrets.randbelow(LAST_PORT - FIRST_PORT - count)
+        ports = list(range(first, first + count))
+        with suppress(OSError), ExitStack() as held:
+            for port in ports:
+                held.enter_context(socket.create_server(("127.0.0.1", port)))
+            return ports
+    raise LocalNetworkError(f"no {count} free ports in a row from {FIRST_PORT} to {LAST_PORT} on 127.0.0.1; free some")
 
 
 def make_network(
