@@ -174,11 +174,7 @@ def on_chunk(state: State, sender: str, message: Chunk) -> None:
     """A chunk that is still missing is taken from anybody: it may be an answer that came too late."""
     state.silent.pop(sender, None)
     transfer, index = state.transfer, message.index
-    if (
-        transfer is None
-        or message.height != transfer.target.height
-        or index not in (*transfer.asked, *transfer.missing)
-    ):
+    if transfer is None or message.height != transfer.target.height or not _wants(transfer, index):
         raise Refused("unsolicited_chunk", f"{sender[:12]} sent a chunk that we do not want")
     try:
         _take(state, transfer, message)
@@ -192,6 +188,10 @@ def on_chunk(state: State, sender: str, message: Chunk) -> None:
     if index in transfer.missing:
         transfer.missing.remove(index)
     on_tick(state)
+
+
+def _wants(transfer: Transferring, index: int) -> bool:
+    return index in transfer.asked or index in transfer.missing
 
 
 def _take(state: State, transfer: Transferring, message: Chunk) -> None:

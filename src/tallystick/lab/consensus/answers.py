@@ -1,13 +1,7 @@
 """What a simulated node's disk and application answer when its replica asks."""
 
 from tallystick.canon import chunks
-from tallystick.consensus.pbft.io import (
-    BlocksRead,
-    ChunkRead,
-    Outcome,
-    ReadBlocks,
-    ReadChunk,
-)
+from tallystick.consensus.pbft.io import BlocksRead, ChunkRead, Outcome, ReadBlocks, ReadChunk
 from tallystick.lab.consensus.application import Application
 from tallystick.lab.consensus.disk import Disk
 
