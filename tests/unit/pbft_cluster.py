@@ -241,7 +241,8 @@ class Disk:
             case MuteRecord():
                 self.mute = record
             case CheckpointRecord():
-                self.stable = record
+                before, self.stable = self.stable or record, record
+                self.snapshots = {h: d for h, d in self.snapshots.items() if h >= before.height or h in record.wanted}
                 self.history += (record.proof,) if record.ends else ()
                 self.contents = {h: c for h, c in self.contents.items() if h > record.height}
                 self.votes = {slot: vote for slot, vote in self.votes.items() if vote.height > record.height}

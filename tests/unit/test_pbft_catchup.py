@@ -109,6 +109,31 @@ def test_a_silent_peer_costs_one_turn_and_patience_grows_with_each() -> None:
         assert asked(late.tick(1)) == [(turns(7)[turn], 1, 5)]
 
 
+def test_who_was_silent_is_asked_last_for_a_while() -> None:
+    late = behind(64, 64, 64)
+    silent, *others = turns(3)
+    assert asked(late.tick(100))[0][0] == silent
+    late.effects.clear()
+    late.tick(1000)
+    for height in range(6):
+        assert asked(late.effects) == [(others[height % 2], height + 1, 64)]
+        late.effects.clear()
+        by = next(i for i in (1, 2, 3) if name(i) == others[height % 2])
+        late.receive(by, answer(by, CHAIN[height : height + 1]))
+
+
+def test_an_answer_that_comes_too_late_ends_that() -> None:
+    late = behind(64, 64, 64)
+    silent, _, third = turns(3)
+    late.tick(100)
+    late.tick(1000)
+    by = {name(i): i for i in (1, 2, 3)}
+    assert late.refusals(by[silent], answer(by[silent], [])) == {"unsolicited_blocks": 1}
+    late.tick(1999)
+    assert asked(late.tick(1))[0][0] == third
+    assert asked(late.tick(4000))[0][0] == silent
+
+
 def test_an_answer_makes_it_as_impatient_as_at_first() -> None:
     late = behind(60)
     late.tick(100)

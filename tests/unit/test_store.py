@@ -159,6 +159,20 @@ def test_ranges_are_inclusive_in_order_and_end_before_a_gap(path: Path) -> None:
     store.close()
 
 
+def test_a_snapshot_stays_while_somebody_fetches_it(path: Path) -> None:
+    store = opened(path)
+    saved_up_to(store, 25)
+    for height in (4, 8, 12, 16):
+        store.save_snapshot(height, manifest_of(b"state"), b"state")
+        store.save(CheckpointRecord(0, height, b"stable", ends=False, wanted=(4,)))
+    store = reopened(store)
+    assert [store.snapshot(height) for height in (4, 8, 12, 16)] == [b"state", None, b"state", b"state"]
+    store.save_snapshot(20, manifest_of(b"state"), b"state")
+    store.save(CheckpointRecord(0, 20, b"stable", ends=False))
+    assert [store.snapshot(height) for height in (4, 12, 16, 20)] == [None, None, b"state", b"state"]
+    store.close()
+
+
 def test_a_snapshot_comes_back_whole_and_in_parts(path: Path) -> None:
     store = opened(path)
     data = b"0123456789" * (CHUNK_BYTES // 8)

@@ -5,7 +5,7 @@ vote could give another, so the summary also says how many votes there must be. 
 `tallystick validator recover` is the way out. Two validators on one store would vote twice: one process holds it.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -215,6 +215,14 @@ class Store:
         row = next(self._tables.rows("snapshots", "WHERE height = ? AND part = ?", height, part), None)
         return None if row is None else row[2]
 
+    def _forget_snapshots(self, below: int, wanted: Collection[int]) -> None:
+        older = [
+            height for height, *_ in self._tables.rows("snapshots", "WHERE part = ? AND height < ?", MANIFEST, below)
+        ]
+        for height in older:
+            if height not in wanted:
+                self._tables.change("DELETE FROM snapshots WHERE height = ?", height)
+
     def snapshot(self, height: int) -> bytes | None:
         """The whole state, if it is here."""
         parts = list(self._tables.rows("snapshots", "WHERE height = ? ORDER BY part", height))
@@ -291,7 +299,7 @@ class Store:
     def _save_checkpoint(self, record: CheckpointRecord) -> None:
         """Keeps a stable checkpoint, and forgets what it covers.
 
-        The snapshot of the one before stays: a peer may be in the middle of fetching it.
+        The snapshot of the one before stays: a peer may be about to ask for it.
         """
         before = self._latest(CheckpointRecord) or record
         self._save_latest(record)
@@ -300,7 +308,7 @@ class Store:
             self._tables.insert("history", (len(history), record.proof))
         self._tables.change("DELETE FROM votes WHERE height <= ?", record.height)
         self._forget_votes(lambda epoch, height: height <= record.height)
-        self._tables.change("DELETE FROM snapshots WHERE height < ?", min(before.height, record.height))
+        self._forget_snapshots(min(before.height, record.height), record.wanted)
         self._tables.change("DELETE FROM contents WHERE height <= ?", record.height)
         oldest = min(record.height, self._summary.height - self._retain)
         self._tables.change("DELETE FROM blocks WHERE height <= ?", oldest)

@@ -1,7 +1,8 @@
 """Getting blocks that others already have, and telling others what they miss.
 
 What peers claim in a status only tells whom to ask. A block is taken for its certificate, whoever sends it. One request
-is under way at a time; a peer that is silent or sends what does not hold costs one turn, and the next one is asked. No
+is under way at a time; a peer that is silent or sends what does not hold costs one turn, and the next one is asked. Who
+was silent is asked last for a while. No
 request reaches beyond the next checkpoint: who certifies the blocks after it is known when it has been executed.
 """
 
@@ -67,6 +68,7 @@ def _end_silence(state: State) -> None:
 def fetch_if_behind(state: State) -> None:
     """On a tick: asks for blocks if a gap has lasted too long for messages under way to fill it."""
     if state.fetch is not None and state.clock.elapsed_ms >= state.fetch.until_ms:
+        state.was_silent(state.fetch.peer)
         state.fetch = None
         state.fetch_timeouts += 1
     if state.clock.elapsed_ms >= state.clock.progress_ms + BEHIND_MS:
@@ -74,7 +76,7 @@ def fetch_if_behind(state: State) -> None:
 
 
 def _ask_next(state: State) -> None:
-    """Asks the next peer, in turn, that claims a height above ours."""
+    """Asks the next peer, in turn, that claims a height above ours and was not silent lately."""
     if state.fetch is not None or state.inbound or state.transfer is not None or state.halted:
         return
     height = state.head.height
@@ -83,7 +85,7 @@ def _ask_next(state: State) -> None:
     order = sorted(state.peers)
     after = order.index(state.last_asked) + 1 if state.last_asked in state.peers else 0
     ahead = [peer for peer in order[after:] + order[:after] if state.peers[peer].height > height]
-    peer, first = ahead[0], height + 1
+    peer, first = next((peer for peer in ahead if not state.is_silent(peer)), ahead[0]), height + 1
     last = min(state.peers[peer].height, height + MAX_BLOCKS_PER_ANSWER, state.group.checkpoint_after(height))
     state.fetch = Fetching(peer, first, last, state.clock.elapsed_ms + fetch_timeout_ms(state.fetch_timeouts))
     state.last_asked = peer
@@ -112,6 +114,7 @@ def on_blocks_read(state: State, event: BlocksRead) -> None:
 
 def on_blocks(state: State, sender: str, message: Blocks) -> None:
     asked = state.fetch
+    state.silent.pop(sender, None)
     if asked is None or asked.peer != sender:
         raise Refused("unsolicited_blocks", f"{sender[:12]} sent blocks that we did not ask it for")
     state.fetch, state.catching_up, state.fetch_timeouts = None, True, 0

@@ -134,8 +134,15 @@ def make_stable(state: State, proof: bytes, signers: Group) -> None:
     state.stable, state.trusted = Stable(height, proof), group_after(signers, content)
     if ends:
         state.history[height] = proof
-    state.do(Persist(CheckpointRecord(signers.epoch, height, proof, ends)))
+    state.do(Persist(CheckpointRecord(signers.epoch, height, proof, ends, wanted_snapshots(state))))
     collect_garbage(state)
+
+
+def wanted_snapshots(state: State) -> tuple[int, ...]:
+    """Heights of the snapshots that peers fetch from us: one each, so that one that takes longer to fetch than the
+    chain to its next checkpoints arrives all the same."""
+    reads = (peer.reads for peer in (*state.peers.values(), *state.guests.values()))
+    return tuple(sorted({height for height, until_ms in reads if until_ms > state.clock.elapsed_ms}))
 
 
 def collect_garbage(state: State) -> None:

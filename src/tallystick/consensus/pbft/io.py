@@ -7,8 +7,9 @@ first and send then; it may never send first. These are answered before anything
 `BlocksRead`, `ReadChunk` with `ChunkRead`. The shell hands in a `Tick` after each batch of other events, and a few
 dozen times a second when there are none: proposals, forwards and timers all happen there. After `Halt` it stops.
 
-A node keeps at least `TRANSFER_GAP + 1` checkpoint intervals of blocks below its stable checkpoint, and the snapshots
-of its last two stable checkpoints, for those who trail. There is one `Deliver` at a time: the next follows `Executed`.
+A node keeps at least `TRANSFER_GAP + 1` checkpoint intervals of blocks below its stable checkpoint, the snapshots of
+its last two stable checkpoints, and those that a `CheckpointRecord` says are wanted, for those who trail. There is one
+`Deliver` at a time: the next follows `Executed`.
 """
 
 from enum import StrEnum
@@ -67,6 +68,8 @@ class CheckpointRecord(msgspec.Struct, frozen=True):
     """An encoded `StableCheckpoint`."""
     ends: bool
     """Whether other validators follow: newcomers need every such checkpoint, in order, to know whom to believe."""
+    wanted: tuple[int, ...] = ()
+    """Heights of older snapshots that peers are in the middle of fetching: the shell keeps those it has."""
 
 
 class EpochRecord(msgspec.Struct, frozen=True):

@@ -36,6 +36,7 @@ from tallystick.consensus.pbft.limits import (
     MAX_EARLY_FRAMES,
     MAX_EVIDENCE,
     MAX_GUESTS,
+    SILENT_MS,
 )
 from tallystick.consensus.pbft.messages import Block, CheckpointContent, Claim, ViewChange, seal_message
 from tallystick.consensus.pbft.pool import Pool
@@ -106,6 +107,8 @@ class Peer:
     early_bytes: int = 0
     answers: int = 0
     """Answers we gave it in the current `ANSWERS_MS`."""
+    reads: tuple[int, int] = (0, 0)
+    """The snapshot that it fetches from us, by height, and until when we keep that for it."""
 
 
 @dataclass
@@ -168,7 +171,11 @@ class Transferring:
     gone: set[str] = field(default_factory=set)
     """Peers that do not hold it, or sent something else."""
     timeouts: int = 0
-    """In a row, without an answer in between."""
+    """Moments at which an answer was overdue, less the answers that came in time."""
+    heard_ms: int = 0
+    """When the last chunk came; or when this became the target."""
+    seen: int = 0
+    """How far the others were then."""
 
 
 @dataclass
@@ -245,8 +252,10 @@ class State:
     turns: dict[str, int] = field(default_factory=dict)
     """The number of the last request for a chunk that each peer had: whose is lowest is asked next."""
     silent: dict[str, int] = field(default_factory=dict)
-    """Until when peers are not asked that did not answer such a request in time, whatever the target: a chain that is
-    quick to its next checkpoint would else have us begin with the same ones for each."""
+    """Until when peers are not asked that did not answer in time, whatever we ask for: a chain that is quick to its
+    next checkpoint would else have us begin with the same ones for each."""
+    ran_on: int = 0
+    """How many blocks the others delivered while our last transfer was under way."""
     clock: Clock = field(default_factory=Clock)
     rejections: Counter[str] = field(default_factory=Counter)
     accused: set[tuple[str, object]] = field(default_factory=set)
@@ -297,6 +306,13 @@ class State:
         """Whether `peer` has not had all the answers that it may get in a while."""
         self.peer(peer).answers += 1
         return self.peer(peer).answers <= MAX_ANSWERS
+
+    def is_silent(self, peer: str) -> bool:
+        """Whether `peer` owed us an answer a short while ago."""
+        return self.silent.get(peer, 0) > self.clock.elapsed_ms
+
+    def was_silent(self, peer: str) -> None:
+        self.silent[peer] = self.clock.elapsed_ms + SILENT_MS
 
     def is_member(self, identity: str) -> bool:
         """Of this epoch, or of the one before it."""

@@ -32,7 +32,8 @@ from tallystick.consensus.pbft.io import (
 from tallystick.consensus.pbft.limits import (
     MAX_CHUNKS_UNDER_WAY,
     MAX_FETCH_DOUBLINGS,
-    SILENT_MS,
+    READ_MS,
+    STALLED_MS,
     TRANSFER_GAP,
     fetch_timeout_ms,
 )
@@ -46,13 +47,26 @@ from tallystick.errors import Refused
 def on_checkpoints(state: State, sender: str, message: Checkpoints) -> None:
     """Takes proofs of checkpoints: of those that we have executed as stable, of one far ahead as a target."""
     found = _walk(state, message.proofs)
-    gap = 0 if _blocks_are_gone(state) else TRANSFER_GAP * state.group.parameters.interval
-    if found is not None and found.target.height > state.head.height + gap and _is_better(state, found):
+    if found is not None and found.target.height > state.head.height + _gap(state) and _is_better(state, found):
         _aim_at(state, found)
+
+
+def _gap(state: State) -> int:
+    """How far ahead a snapshot must be to be worth more than the blocks up to it: twice as far, too, as the chain went
+    on while the last one came, or a node that fetches them slowly would fetch one after another."""
+    return 0 if _blocks_are_gone(state) else max(TRANSFER_GAP * state.group.parameters.interval, 2 * state.ran_on)
+
+
+def _reached_by_others(state: State) -> int:
+    """A height that more than `f` validators claim: no higher than an honest one has been."""
+    members = (peer.height for identity, peer in state.peers.items() if identity in state.group.validators)
+    heights = sorted(members, reverse=True)
+    return heights[state.group.faults] if len(heights) > state.group.faults else 0
 
 
 def _aim_at(state: State, found: Transferring) -> None:
     """Goes for another target."""
+    found.heard_ms, found.seen = state.clock.elapsed_ms, _reached_by_others(state)
     state.transfer = found
     state.inbound.clear()
     state.fetch = None
@@ -70,8 +84,8 @@ def _is_better(state: State, found: Transferring) -> bool:
     now = state.transfer
     if now is None:
         return True
-    idle = not now.manifest or _is_dropped(state, now) or now.timeouts >= MAX_FETCH_DOUBLINGS
-    return idle and found.target.height > now.target.height
+    stalled = state.clock.elapsed_ms >= now.heard_ms + STALLED_MS
+    return (stalled or not now.manifest or _is_dropped(state, now)) and found.target.height > now.target.height
 
 
 def _walk(state: State, proofs: Sequence[bytes]) -> Transferring | None:
@@ -118,11 +132,11 @@ def on_tick(state: State) -> None:
     if transfer.target.height <= state.head.height:
         state.transfer = None  # agreement was faster
         return
-    for index, (peer, until_ms) in list(transfer.asked.items()):
-        if state.clock.elapsed_ms >= until_ms:
-            state.silent[peer] = state.clock.elapsed_ms + SILENT_MS
-            transfer.timeouts += 1
-            _put_back(transfer, index)
+    overdue = {i: peer for i, (peer, until_ms) in transfer.asked.items() if state.clock.elapsed_ms >= until_ms}
+    transfer.timeouts = min(transfer.timeouts + bool(overdue), MAX_FETCH_DOUBLINGS)
+    for index, peer in overdue.items():
+        state.was_silent(peer)
+        _put_back(transfer, index)
     if not transfer.missing and not transfer.asked:
         _finish(state, transfer)
         return
@@ -138,7 +152,7 @@ def on_tick(state: State) -> None:
 def _next_peer(state: State, transfer: Transferring) -> str | None:
     """Whose turn it is to be asked for a chunk; None if there is nobody to ask."""
     able = sorted(identity for identity in state.peers if identity != state.me and identity not in transfer.gone)
-    quick = [identity for identity in able if state.silent.get(identity, 0) <= state.clock.elapsed_ms]
+    quick = [identity for identity in able if not state.is_silent(identity)]
     if not able or (not quick and _is_dropped(state, transfer)):
         return None
     return min(quick or able, key=lambda identity: (state.turns.get(identity, 0), identity))
@@ -163,6 +177,7 @@ def _put_back(transfer: Transferring, index: int) -> None:
 def on_fetch_chunk(state: State, sender: str, message: FetchChunk) -> None:
     if not state.may_answer(sender):
         raise Refused("too_many_fetches", f"{sender[:12]} asks for chunks faster than we serve them")
+    state.peer(sender).reads = message.height, state.clock.elapsed_ms + READ_MS
     state.do(ReadChunk(sender, message.height, message.index))
 
 
@@ -183,8 +198,10 @@ def on_chunk(state: State, sender: str, message: Chunk) -> None:
         if index in transfer.asked and transfer.asked[index][0] == sender:
             _put_back(transfer, index)
         raise
-    transfer.timeouts = 0
-    transfer.asked.pop(index, None)
+    asked, _ = transfer.asked.pop(index, ("", 0))
+    if asked == sender:
+        transfer.timeouts = max(0, transfer.timeouts - 1)
+    transfer.heard_ms = state.clock.elapsed_ms
     if index in transfer.missing:
         transfer.missing.remove(index)
     on_tick(state)
@@ -233,7 +250,9 @@ def _finish(state: State, transfer: Transferring) -> None:
     changes = transfer.proofs if ends else transfer.proofs[:-1]
     state.history |= {height_of(proof): proof for proof in changes}
     state.transfer = None
-    checkpoint = CheckpointRecord(signers.epoch, content.height, transfer.proofs[-1], ends)
+    wanted = checkpoints.wanted_snapshots(state)
+    checkpoint = CheckpointRecord(signers.epoch, content.height, transfer.proofs[-1], ends, wanted)
+    state.ran_on = max(0, _reached_by_others(state) - max(transfer.seen, content.height))
     state.do(Restore(head, epoch, checkpoint, tuple(state.history.values())))
     state.head, state.stable, state.trusted = head, Stable(content.height, transfer.proofs[-1]), following
     if following.epoch != state.group.epoch:

@@ -5,6 +5,7 @@ by its checksum and counts as not written. A flipped bit below that point is rec
 nothing on this disk is believed any more: the node starts again as one that has forgotten what it signed.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from random import Random
 
@@ -81,7 +82,8 @@ class Disk:
     mute: MuteRecord | None = None
     rows: dict[int, Row] = field(default_factory=dict)
     snapshots: dict[int, bytes] = field(default_factory=dict)
-    """By height: of the stable checkpoint, and of those above it that may become stable."""
+    """By height: of the stable checkpoint, of those above it that may become stable, and of older ones that peers
+    fetch."""
     transfer: StartTransfer | None = None
     chunks: dict[int, bytes] = field(default_factory=dict)
     staged: list[Write] = field(default_factory=list)
@@ -143,7 +145,7 @@ class Disk:
         self.checkpoint, self.stable = record.proof, record.height
         if record.ends:
             self.history = (*self.history, record.proof)
-        self._forget()
+        self._forget(record.wanted)
 
     def _enter(self, epoch: EpochRecord) -> None:
         if self.epoch is None or self.epoch.epoch != epoch.epoch:
@@ -159,13 +161,13 @@ class Disk:
         self.rows = {h: row for h, row in self.rows.items() if h <= restore.head.height}
         self.snapshots[restore.head.height] = write.snapshot
         self.transfer, self.chunks = None, {}
-        self._forget()
+        self._forget(restore.checkpoint.wanted)
 
-    def _forget(self) -> None:
+    def _forget(self, wanted: Collection[int]) -> None:
         """What the stable checkpoint covers."""
         self.votes = {slot: vote for slot, vote in self.votes.items() if vote.height > self.stable}
         self.contents = {h: content for h, content in self.contents.items() if h > self.stable}
-        self.snapshots = {h: data for h, data in self.snapshots.items() if h >= self.base}
+        self.snapshots = {h: data for h, data in self.snapshots.items() if h >= self.base or h in wanted}
         if self.kept_blocks >= 0:
             first = self.stable - self.kept_blocks
             self.rows = {h: row for h, row in self.rows.items() if h > first}
