@@ -74,16 +74,17 @@ def execute_block(
     """Executes one committed block. Signatures are not checked here: validators check them before they vote.
 
     Args:
-        time_ms: agreed time, not before that of the block before.
+        time_ms: agreed time. If it is before that of the block before, or of genesis, that time counts: agreement knows
+            no time before its first block, and clocks may be behind the one that genesis was written by.
         beacon: the block's digest, which nobody knew before the block was proposed.
         transactions: as they were signed. Those that the rules refuse have a result and, if they are new, use up
             their nonce; they change nothing else.
         read: `read_transaction`, or something that remembers what it would return.
         offenses: by whom, and at which height, the engine has proven that two votes were given.
     """
-    if height != state.height + 1 or time_ms < state.time_ms:
-        raise ValueError(f"block {height} at {time_ms} ms cannot follow block {state.height} at {state.time_ms} ms")
-    draft = Draft(replace(state, height=height, time_ms=time_ms), beacon)
+    if height != state.height + 1:
+        raise ValueError(f"block {height} cannot follow block {state.height}")
+    draft = Draft(replace(state, height=height, time_ms=max(time_ms, state.time_ms)), beacon)
     pass_deadlines(draft)
     convict(draft, offenses)
     results = [execute_transaction(draft, raw, read) for raw in transactions]
