@@ -427,6 +427,23 @@ def test_a_node_whose_disk_fails_stops_before_it_says_anything(tmp_path: Path, m
     run_cluster(tmp_path, scenario)
 
 
+def test_a_node_whose_application_raises_stops_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(cluster: Cluster) -> None:
+        cluster.start_four()
+
+        def fail(block: CommittedBlock) -> None:
+            raise ValueError("block 1 cannot be")
+
+        monkeypatch.setattr(cluster.ledgers[3], "execute", fail)
+        cluster.engines[0].submit(b"one")
+        with pytest.raises(HaltedError, match="ValueError: block 1 cannot be"):
+            await cluster.tasks.pop(3)
+        cluster.stores[3].close()
+        await cluster.until(b"one")
+
+    run_cluster(tmp_path, scenario)
+
+
 def test_a_validator_that_votes_twice_is_accused(tmp_path: Path) -> None:
     async def scenario(cluster: Cluster) -> None:
         for index in range(3):

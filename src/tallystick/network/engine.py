@@ -252,6 +252,12 @@ class PbftEngine:
         self._scheduled = False
         if self._loop is None:
             return
+        try:
+            self._take_turn()
+        except Exception as error:  # a mistake here or in the application: to limp on unnoticed would be worse
+            self._stop(error)
+
+    def _take_turn(self) -> None:
         began = time.perf_counter()
         self._rested = False
         for peer, frame in self._inbox.take(MAX_FRAMES_PER_TURN):
@@ -314,8 +320,10 @@ class PbftEngine:
     def _stop(self, error: Exception) -> None:
         """Nothing is voted or said from here on; `run` raises `error`."""
         if self._ended is not None and not self._ended.done():
-            reason = error if isinstance(error, TallystickError) else HaltedError(f"the store failed: {error}")
-            self._ended.set_exception(reason)
+            what = "the store failed" if isinstance(error, OSError | sqlite3.Error) else "a step raised"
+            halted = HaltedError(f"{what}: {type(error).__name__}: {error}")
+            halted.__cause__ = error
+            self._ended.set_exception(error if isinstance(error, TallystickError) else halted)
 
     def _elapsed_ms(self) -> int:
         return (time.monotonic_ns() - self._started_ns) // 1_000_000
