@@ -72,7 +72,7 @@ M = TypeVar("M")
 R = TypeVar("R")
 
 NOW_MS = 1_700_000_000_000
-KEYS = [Key.from_seed(bytes([i]) * 32) for i in range(10)]
+KEYS = [Key.from_seed(bytes([i]) * 32) for i in range(13)]
 STRANGER = Key.from_seed(b"s" * 32)
 SMALL = Parameters(interval=4, epoch_length=12, window=3)
 """Checkpoints and epochs come quickly."""
@@ -224,7 +224,7 @@ class Disk:
                 self.app.restore(b"".join(data for _, data in sorted(self.chunks.items())))
                 self.head, self.transfer, self.history = effect.head, None, effect.history
                 self.epochs.append(effect.epoch)
-                self.stable = effect.checkpoint
+                self._stable(effect.checkpoint)
 
     def save(self, record: Record) -> None:
         match record:
@@ -241,11 +241,14 @@ class Disk:
             case MuteRecord():
                 self.mute = record
             case CheckpointRecord():
-                before, self.stable = self.stable or record, record
-                self.snapshots = {h: d for h, d in self.snapshots.items() if h >= before.height or h in record.wanted}
+                self._stable(record)
                 self.history += (record.proof,) if record.ends else ()
                 self.contents = {h: c for h, c in self.contents.items() if h > record.height}
                 self.votes = {slot: vote for slot, vote in self.votes.items() if vote.height > record.height}
+
+    def _stable(self, record: CheckpointRecord) -> None:
+        before, self.stable = self.stable or record, record
+        self.snapshots = {h: d for h, d in self.snapshots.items() if h >= before.height or h in record.wanted}
 
     def change_due(self) -> bool:
         return self.app.validators != (self.epochs[-1] if self.epochs else self.genesis).validators

@@ -421,7 +421,7 @@ def test_blocks_out_of_order_are_a_mistake_of_the_engine(net: Network, height: i
 
 
 def test_agreed_time_does_not_go_back_not_even_before_genesis(net: Network) -> None:
-    """The first primary chooses the time of block 1, and its clock may be wrong or it may lie: nobody may stop for it."""
+    """The first primary chooses the time of block 1. Its clock may be wrong, or it may lie: nobody may stop for it."""
     for late_ms in (0, net.state.time_ms - 1):
         executed = execute_block(net.state, height=net.state.height + 1, time_ms=late_ms, beacon=b"", transactions=())
         assert executed.state.time_ms == net.state.time_ms

@@ -101,10 +101,10 @@ def test_one_request_is_under_way_at_a_time() -> None:
     assert asked(late.tick(500)) == []
 
 
-def test_a_silent_peer_costs_one_turn_and_patience_grows_with_each() -> None:
+def test_a_silent_peer_costs_one_turn_and_patience_grows_when_all_are_silent() -> None:
     late = behind(5, 5, 5)
     assert asked(late.tick(100)) == [(turns(1)[0], 1, 5)]
-    for turn, patience in enumerate([1000, 2000, 4000, 8000, 16000, 16000], 1):
+    for turn, patience in enumerate([1000, 1000, 1000, 2000, 4000, 8000], 1):
         assert asked(late.tick(patience - 1)) == []
         assert asked(late.tick(1)) == [(turns(7)[turn], 1, 5)]
 
@@ -122,16 +122,38 @@ def test_who_was_silent_is_asked_last_for_a_while() -> None:
         late.receive(by, answer(by, CHAIN[height : height + 1]))
 
 
-def test_an_answer_that_comes_too_late_ends_that() -> None:
+def test_an_answer_that_comes_late_is_taken_once_and_ends_that() -> None:
     late = behind(64, 64, 64)
-    silent, _, third = turns(3)
+    silent, second, _ = turns(3)
     late.tick(100)
     late.tick(1000)
     by = {name(i): i for i in (1, 2, 3)}
-    assert late.refusals(by[silent], answer(by[silent], [])) == {"unsolicited_blocks": 1}
-    late.tick(1999)
-    assert asked(late.tick(1))[0][0] == third
-    assert asked(late.tick(4000))[0][0] == silent
+    assert late.refusals(by[silent], answer(by[silent], CHAIN[:10])) == {}
+    assert late.replica.height == 10
+    assert late.refusals(by[silent], answer(by[silent], CHAIN[:10])) == {"unsolicited_blocks": 1}
+    assert late.refusals(by[second], answer(by[second], CHAIN[:20])) == {}, "what is here already is passed over"
+    assert late.replica.height == 20
+
+
+@pytest.mark.parametrize("liar_ms", [50, 500, 950])
+@pytest.mark.parametrize("honest_ms", [2_500, 5_000, 10_000])
+def test_one_that_sends_nothing_of_use_does_not_keep_us_from_the_slow(honest_ms: int, liar_ms: int) -> None:
+    """On a slow line only a liar answers in time: its answers are no reason to lose patience with the others."""
+    late = behind(64, 64, 64)
+    late.effects.clear()
+    coming: list[tuple[int, int, bytes]] = []
+    for now in range(0, 60_000, 50):
+        late.tick(50)
+        for at, by, frame in [each for each in coming if each[0] == now]:
+            coming.remove((at, by, frame))
+            late.receive(by, frame)
+            late.receive(by, status(by, 64))
+        for peer, first, last in asked(late.effects):
+            by = next(i for i in (1, 2, 3) if name(i) == peer)
+            pairs = [] if by == 1 else CHAIN[first - 1 : last]
+            coming.append((now + (liar_ms if by == 1 else honest_ms), by, answer(by, pairs)))
+        late.effects.clear()
+    assert late.replica.height == 64
 
 
 def test_an_answer_makes_it_as_impatient_as_at_first() -> None:

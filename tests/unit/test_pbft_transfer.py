@@ -284,7 +284,7 @@ def test_who_finds_its_blocks_gone_everywhere_takes_a_snapshot_however_near() ->
 def test_an_old_checkpoint_is_no_way_to_keep_us_busy() -> None:
     late = node(FOUR, 3)
     for i in (0, 1, 2):
-        late.receive(i, seal_message(KEYS[i], FOUR, Status(1, 0, True, 24, 24)))
+        late.receive(i, seal_message(KEYS[i], FOUR, Status(1, 0, True, 29, 24)))
     late.receive(2, checkpoints(2, proof(height=20)))  # proven, but nobody honest holds it any more
     late.receive(0, checkpoints(0, proof(height=24)))
     late.receive(2, checkpoints(2, proof(height=20)))

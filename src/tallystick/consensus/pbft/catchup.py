@@ -2,8 +2,8 @@
 
 What peers claim in a status only tells whom to ask. A block is taken for its certificate, whoever sends it. One request
 is under way at a time; a peer that is silent or sends what does not hold costs one turn, and the next one is asked. Who
-was silent is asked last for a while. No
-request reaches beyond the next checkpoint: who certifies the blocks after it is known when it has been executed.
+was silent is asked last for a while, and an answer that comes late is as good. No request reaches beyond the next
+checkpoint: who certifies the blocks after it is known when it has been executed.
 """
 
 from tallystick.consensus.pbft.certificate import verify_certificate
@@ -69,27 +69,32 @@ def fetch_if_behind(state: State) -> None:
     """On a tick: asks for blocks if a gap has lasted too long for messages under way to fill it."""
     if state.fetch is not None and state.clock.elapsed_ms >= state.fetch.until_ms:
         state.was_silent(state.fetch.peer)
+        state.overdue[state.fetch.peer] = state.fetch
         state.fetch = None
-        state.fetch_timeouts += 1
+        state.wait_longer_if(all(state.is_silent(peer) for peer in _ahead(state)))
     if state.clock.elapsed_ms >= state.clock.progress_ms + BEHIND_MS:
         _ask_next(state)
 
 
 def _ask_next(state: State) -> None:
-    """Asks the next peer, in turn, that claims a height above ours and was not silent lately."""
+    """Asks the next peer, in turn, that claims a height above ours."""
     if state.fetch is not None or state.inbound or state.transfer is not None or state.halted:
         return
-    height = state.head.height
-    if all(peer.height <= height for peer in state.peers.values()):
+    height, ahead = state.head.height, _ahead(state)
+    if not ahead:
         return
-    order = sorted(state.peers)
-    after = order.index(state.last_asked) + 1 if state.last_asked in state.peers else 0
-    ahead = [peer for peer in order[after:] + order[:after] if state.peers[peer].height > height]
     peer, first = next((peer for peer in ahead if not state.is_silent(peer)), ahead[0]), height + 1
     last = min(state.peers[peer].height, height + MAX_BLOCKS_PER_ANSWER, state.group.checkpoint_after(height))
-    state.fetch = Fetching(peer, first, last, state.clock.elapsed_ms + fetch_timeout_ms(state.fetch_timeouts))
+    state.fetch = Fetching(peer, first, last, state.clock.elapsed_ms + fetch_timeout_ms(state.timeouts))
     state.last_asked = peer
     state.send(peer, Fetch(state.group.epoch, first, last))
+
+
+def _ahead(state: State) -> list[str]:
+    """Peers that claim a height above ours, in turn."""
+    order = sorted(state.peers)
+    after = order.index(state.last_asked) + 1 if state.last_asked in state.peers else 0
+    return [peer for peer in order[after:] + order[:after] if state.peers[peer].height > state.head.height]
 
 
 # ---- answering
@@ -113,13 +118,17 @@ def on_blocks_read(state: State, event: BlocksRead) -> None:
 
 
 def on_blocks(state: State, sender: str, message: Blocks) -> None:
-    asked = state.fetch
-    state.silent.pop(sender, None)
+    asked, in_time = state.fetch, True
     if asked is None or asked.peer != sender:
+        asked, in_time = state.overdue.pop(sender, None), False
+    if asked is None:
         raise Refused("unsolicited_blocks", f"{sender[:12]} sent blocks that we did not ask it for")
-    state.fetch, state.catching_up, state.fetch_timeouts = None, True, 0
+    if in_time:
+        state.fetch = None
+    state.catching_up = True
     try:
         _take_all(state, asked, message.blocks)
+        state.helped(sender, in_time=in_time)
     except Refused:
         state.peer(sender).height = 0  # until it claims a height again
         raise

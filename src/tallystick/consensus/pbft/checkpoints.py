@@ -141,8 +141,8 @@ def make_stable(state: State, proof: bytes, signers: Group) -> None:
 def wanted_snapshots(state: State) -> tuple[int, ...]:
     """Heights of the snapshots that peers fetch from us: one each, so that one that takes longer to fetch than the
     chain to its next checkpoints arrives all the same."""
-    reads = (peer.reads for peer in (*state.peers.values(), *state.guests.values()))
-    return tuple(sorted({height for height, until_ms in reads if until_ms > state.clock.elapsed_ms}))
+    readers = (*state.peers.values(), *state.guests.values())
+    return tuple(sorted({peer.reads for peer in readers if peer.reads_until_ms > state.clock.elapsed_ms}))
 
 
 def collect_garbage(state: State) -> None:
@@ -183,8 +183,9 @@ def enter_epoch(state: State, previous: Group | None, group: Group) -> None:
     state.patience = Patience()
     state.pool.give_back()
     collect_garbage(state)
-    state.peers = {identity: peer for identity, peer in state.peers.items() if state.is_member(identity)}
-    for kept in (state.turns, state.silent):
+    known = state.guests | state.peers  # a guest may have become a member
+    state.peers = {identity: peer for identity, peer in known.items() if state.is_member(identity)}
+    for kept in (state.turns, state.silent, state.overdue):
         for identity in kept.keys() - state.peers.keys():
             del kept[identity]
     state.welcome(state.guests)

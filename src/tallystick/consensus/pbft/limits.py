@@ -79,10 +79,10 @@ TRANSFER_GAP: Final = 4
 """Checkpoint intervals by which we must trail a stable checkpoint to fetch its snapshot and not the blocks."""
 MAX_CHUNKS_UNDER_WAY: Final = 4
 STALLED_MS: Final = 20_000
-"""A transfer of which nothing came for so long gives way to that of a later checkpoint."""
+"""A transfer of which nothing came for so long gives way to that of a later checkpoint: longer than we are patient."""
 SILENT_MS: Final = 8_000
-"""How long a peer that did not answer is not asked, unless all who could answer are silent."""
-READ_MS: Final = 30_000
+"""How long a peer that did not answer is asked last."""
+READ_MS: Final = 180_000
 """How long a snapshot is kept for a peer after it asked for a part: one snapshot for each peer, whatever its age."""
 MAX_PROOFS_PER_ANSWER: Final = 512
 """Changes of validators that a newcomer can be led through."""

@@ -35,6 +35,7 @@ from tallystick.consensus.pbft.limits import (
     MAX_EARLY_BYTES,
     MAX_EARLY_FRAMES,
     MAX_EVIDENCE,
+    MAX_FETCH_DOUBLINGS,
     MAX_GUESTS,
     SILENT_MS,
 )
@@ -107,8 +108,10 @@ class Peer:
     early_bytes: int = 0
     answers: int = 0
     """Answers we gave it in the current `ANSWERS_MS`."""
-    reads: tuple[int, int] = (0, 0)
-    """The snapshot that it fetches from us, by height, and until when we keep that for it."""
+    reads: int = 0
+    """Height of the snapshot that it fetches from us."""
+    reads_until_ms: int = 0
+    """Until when we keep that for it."""
 
 
 @dataclass
@@ -170,12 +173,10 @@ class Transferring:
     """Peer and deadline for each chunk under way."""
     gone: set[str] = field(default_factory=set)
     """Peers that do not hold it, or sent something else."""
-    timeouts: int = 0
-    """Moments at which an answer was overdue, less the answers that came in time."""
-    heard_ms: int = 0
-    """When the last chunk came; or when this became the target."""
+    heard_ms: int | None = None
+    """When the last chunk came, or when this became the target; not known right after a start."""
     seen: int = 0
-    """How far the others were then."""
+    """How far the others were when this became the target, or as soon as it was known."""
 
 
 @dataclass
@@ -241,8 +242,11 @@ class State:
     guests: dict[str, Peer] = field(default_factory=dict)
     """Who follows without being a member. What they claim counts for nothing, so they are not among the peers."""
     fetch: Fetching | None = None
-    fetch_timeouts: int = 0
-    """In a row, without an answer in between."""
+    overdue: dict[str, Fetching] = field(default_factory=dict)
+    """Requests for blocks that were not answered in time, the last of each peer: the answer may still come."""
+    timeouts: int = 0
+    """How often an answer with blocks or a chunk was overdue when there was nobody better to ask, so that it may be our
+    own line that is slow; less the answers that came in time."""
     last_asked: str = ""
     catching_up: bool = False
     """Whether the last request brought blocks: then there may be more where they came from."""
@@ -252,7 +256,7 @@ class State:
     turns: dict[str, int] = field(default_factory=dict)
     """The number of the last request for a chunk that each peer had: whose is lowest is asked next."""
     silent: dict[str, int] = field(default_factory=dict)
-    """Until when peers are not asked that did not answer in time, whatever we ask for: a chain that is quick to its
+    """Until when peers are asked last that did not answer in time, whatever we ask for: a chain that is quick to its
     next checkpoint would else have us begin with the same ones for each."""
     ran_on: int = 0
     """How many blocks the others delivered while our last transfer was under way."""
@@ -308,11 +312,21 @@ class State:
         return self.peer(peer).answers <= MAX_ANSWERS
 
     def is_silent(self, peer: str) -> bool:
-        """Whether `peer` owed us an answer a short while ago."""
         return self.silent.get(peer, 0) > self.clock.elapsed_ms
 
     def was_silent(self, peer: str) -> None:
+        """`peer` did not answer in time."""
         self.silent[peer] = self.clock.elapsed_ms + SILENT_MS
+
+    def helped(self, peer: str, *, in_time: bool) -> None:
+        """`peer` sent something that we wanted."""
+        self.silent.pop(peer, None)
+        if in_time:
+            self.timeouts = max(0, self.timeouts - 1)
+
+    def wait_longer_if(self, nobody_better: bool) -> None:
+        """An answer, or several at the same moment, did not come in time."""
+        self.timeouts = min(self.timeouts + nobody_better, MAX_FETCH_DOUBLINGS)
 
     def is_member(self, identity: str) -> bool:
         """Of this epoch, or of the one before it."""

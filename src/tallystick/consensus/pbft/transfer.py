@@ -31,7 +31,6 @@ from tallystick.consensus.pbft.io import (
 )
 from tallystick.consensus.pbft.limits import (
     MAX_CHUNKS_UNDER_WAY,
-    MAX_FETCH_DOUBLINGS,
     READ_MS,
     STALLED_MS,
     TRANSFER_GAP,
@@ -79,13 +78,15 @@ def _blocks_are_gone(state: State) -> bool:
 
 
 def _is_better(state: State, found: Transferring) -> bool:
-    """A transfer gives way to a later checkpoint while nothing has come of it, when honest peers have dropped its
-    snapshot, or when nobody answers any more: else anybody could busy us with old checkpoints, proven and useless."""
+    """A transfer gives way to a later checkpoint when too few hold its snapshot, when nobody answers any more, or if
+    nothing has come of it and its target was old from the start: else anybody could busy us with old checkpoints,
+    proven and useless."""
     now = state.transfer
     if now is None:
         return True
-    stalled = state.clock.elapsed_ms >= now.heard_ms + STALLED_MS
-    return (stalled or not now.manifest or _is_dropped(state, now)) and found.target.height > now.target.height
+    stalled = now.heard_ms is not None and state.clock.elapsed_ms >= now.heard_ms + STALLED_MS
+    old = not now.manifest and now.target.height + 2 * state.group.parameters.interval < now.seen
+    return (stalled or old or _is_dropped(state, now)) and found.target.height > now.target.height
 
 
 def _walk(state: State, proofs: Sequence[bytes]) -> Transferring | None:
@@ -132,11 +133,15 @@ def on_tick(state: State) -> None:
     if transfer.target.height <= state.head.height:
         state.transfer = None  # agreement was faster
         return
+    transfer.seen = transfer.seen or _reached_by_others(state)
+    if transfer.heard_ms is None:
+        transfer.heard_ms = state.clock.elapsed_ms
     overdue = {i: peer for i, (peer, until_ms) in transfer.asked.items() if state.clock.elapsed_ms >= until_ms}
-    transfer.timeouts = min(transfer.timeouts + bool(overdue), MAX_FETCH_DOUBLINGS)
     for index, peer in overdue.items():
         state.was_silent(peer)
         _put_back(transfer, index)
+    if overdue:
+        state.wait_longer_if(all(state.is_silent(peer) for peer in _able(state, transfer)))
     if not transfer.missing and not transfer.asked:
         _finish(state, transfer)
         return
@@ -151,21 +156,28 @@ def on_tick(state: State) -> None:
 
 def _next_peer(state: State, transfer: Transferring) -> str | None:
     """Whose turn it is to be asked for a chunk; None if there is nobody to ask."""
-    able = sorted(identity for identity in state.peers if identity != state.me and identity not in transfer.gone)
+    able = _able(state, transfer)
     quick = [identity for identity in able if not state.is_silent(identity)]
     if not able or (not quick and _is_dropped(state, transfer)):
         return None
     return min(quick or able, key=lambda identity: (state.turns.get(identity, 0), identity))
 
 
+def _able(state: State, transfer: Transferring) -> list[str]:
+    """Peers that may hold the snapshot."""
+    return sorted(identity for identity in state.peers if identity != state.me and identity not in transfer.gone)
+
+
 def _is_dropped(state: State, transfer: Transferring) -> bool:
-    """Whether an honest peer does not hold the snapshot any more."""
-    return sum(identity in state.group.validators for identity in transfer.gone) > state.group.faults
+    """Whether those who may still hold the snapshot are so few that none of them need be honest. One honest peer that
+    does not is no sign: it may never have had it."""
+    left = [identity for identity in state.group.validators if identity not in transfer.gone and identity != state.me]
+    return len(left) <= state.group.faults
 
 
 def _ask(state: State, transfer: Transferring, peer: str, index: int) -> None:
     state.turns[peer] = 1 + max(state.turns.values(), default=0)
-    transfer.asked[index] = (peer, state.clock.elapsed_ms + fetch_timeout_ms(transfer.timeouts))
+    transfer.asked[index] = (peer, state.clock.elapsed_ms + fetch_timeout_ms(state.timeouts))
     state.send(peer, FetchChunk(state.group.epoch, transfer.target.height, index))
 
 
@@ -177,7 +189,8 @@ def _put_back(transfer: Transferring, index: int) -> None:
 def on_fetch_chunk(state: State, sender: str, message: FetchChunk) -> None:
     if not state.may_answer(sender):
         raise Refused("too_many_fetches", f"{sender[:12]} asks for chunks faster than we serve them")
-    state.peer(sender).reads = message.height, state.clock.elapsed_ms + READ_MS
+    peer = state.peer(sender)
+    peer.reads, peer.reads_until_ms = message.height, state.clock.elapsed_ms + READ_MS
     state.do(ReadChunk(sender, message.height, message.index))
 
 
@@ -187,7 +200,6 @@ def on_chunk_read(state: State, event: ChunkRead) -> None:
 
 def on_chunk(state: State, sender: str, message: Chunk) -> None:
     """A chunk that is still missing is taken from anybody: it may be an answer that came too late."""
-    state.silent.pop(sender, None)
     transfer, index = state.transfer, message.index
     if transfer is None or message.height != transfer.target.height or not _wants(transfer, index):
         raise Refused("unsolicited_chunk", f"{sender[:12]} sent a chunk that we do not want")
@@ -199,8 +211,7 @@ def on_chunk(state: State, sender: str, message: Chunk) -> None:
             _put_back(transfer, index)
         raise
     asked, _ = transfer.asked.pop(index, ("", 0))
-    if asked == sender:
-        transfer.timeouts = max(0, transfer.timeouts - 1)
+    state.helped(sender, in_time=asked == sender)
     transfer.heard_ms = state.clock.elapsed_ms
     if index in transfer.missing:
         transfer.missing.remove(index)
@@ -252,7 +263,7 @@ def _finish(state: State, transfer: Transferring) -> None:
     state.transfer = None
     wanted = checkpoints.wanted_snapshots(state)
     checkpoint = CheckpointRecord(signers.epoch, content.height, transfer.proofs[-1], ends, wanted)
-    state.ran_on = max(0, _reached_by_others(state) - max(transfer.seen, content.height))
+    state.ran_on = max(0, _reached_by_others(state) - transfer.seen)
     state.do(Restore(head, epoch, checkpoint, tuple(state.history.values())))
     state.head, state.stable, state.trusted = head, Stable(content.height, transfer.proofs[-1]), following
     if following.epoch != state.group.epoch:

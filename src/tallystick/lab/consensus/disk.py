@@ -82,8 +82,8 @@ class Disk:
     mute: MuteRecord | None = None
     rows: dict[int, Row] = field(default_factory=dict)
     snapshots: dict[int, bytes] = field(default_factory=dict)
-    """By height: of the stable checkpoint, of those above it that may become stable, and of older ones that peers
-    fetch."""
+    """By height: of the last two stable checkpoints, of those above that may become stable, and of older ones that
+    peers fetch."""
     transfer: StartTransfer | None = None
     chunks: dict[int, bytes] = field(default_factory=dict)
     staged: list[Write] = field(default_factory=list)
@@ -142,10 +142,11 @@ class Disk:
                 self._taken(write)
 
     def _stable(self, record: CheckpointRecord) -> None:
+        before = self.base
         self.checkpoint, self.stable = record.proof, record.height
         if record.ends:
             self.history = (*self.history, record.proof)
-        self._forget(record.wanted)
+        self._forget(before, record.wanted)
 
     def _enter(self, epoch: EpochRecord) -> None:
         if self.epoch is None or self.epoch.epoch != epoch.epoch:
@@ -154,20 +155,20 @@ class Disk:
         self.votes = {slot: vote for slot, vote in self.votes.items() if vote.epoch == epoch.epoch}
 
     def _taken(self, write: Taken) -> None:
-        restore = write.restore
+        restore, before = write.restore, self.base
         self.head = restore.head
         self._enter(restore.epoch)
         self.checkpoint, self.stable, self.history = restore.checkpoint.proof, restore.head.height, restore.history
         self.rows = {h: row for h, row in self.rows.items() if h <= restore.head.height}
         self.snapshots[restore.head.height] = write.snapshot
         self.transfer, self.chunks = None, {}
-        self._forget(restore.checkpoint.wanted)
+        self._forget(before, restore.checkpoint.wanted)
 
-    def _forget(self, wanted: Collection[int]) -> None:
+    def _forget(self, before: int, wanted: Collection[int]) -> None:
         """What the stable checkpoint covers."""
         self.votes = {slot: vote for slot, vote in self.votes.items() if vote.height > self.stable}
         self.contents = {h: content for h, content in self.contents.items() if h > self.stable}
-        self.snapshots = {h: data for h, data in self.snapshots.items() if h >= self.base or h in wanted}
+        self.snapshots = {h: data for h, data in self.snapshots.items() if h >= before or h in wanted}
         if self.kept_blocks >= 0:
             first = self.stable - self.kept_blocks
             self.rows = {h: row for h, row in self.rows.items() if h > first}
