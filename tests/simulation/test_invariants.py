@@ -8,11 +8,12 @@ from unittest.mock import patch
 import pytest
 
 from tallystick.consensus.pbft import views
-from tallystick.lab.consensus.application import Account, Application, Reply
+from tallystick.lab.consensus.application import Account, Application
 from tallystick.lab.consensus.campaign import Seeds, run_seed
 from tallystick.lab.consensus.cluster import Cluster
 from tallystick.lab.consensus.disk import Disk
 from tallystick.lab.consensus.node import Node
+from tallystick.lab.consensus.replicated import Reply
 
 IMPATIENT_MS = 20
 

@@ -25,6 +25,7 @@ def consensus(
     seeds: str = typer.Option("0..499", help="First and last seed."),
     jobs: int = typer.Option(1, min=1, help="Processes."),
     n: int = typer.Option(0, help="Validators in every run; 0 lets each seed draw 4, 5, 7, 10 or 16."),
+    ledger: bool = typer.Option(False, "--ledger", help="Replicate the real ledger, not the lab's small application."),
     json: Path | None = typer.Option(None, help="Where to write the result (docs/simulation.md tells its form)."),
     transcript: bool = typer.Option(False, "--transcript", help="Print what happened, for a single seed."),
     planted: str = typer.Option("", help="Plant a known bug, or `all` one by one, and tell when it is found."),
@@ -39,8 +40,8 @@ def consensus(
     if planted:
         sys.exit(0 if _find(planted, chosen, json) else 1)
     if transcript:
-        sys.exit(0 if _tell(chosen, n or None) else 1)
-    sys.exit(0 if _run(chosen, jobs, n or None, json) else 1)
+        sys.exit(0 if _tell(chosen, n or None, ledger) else 1)
+    sys.exit(0 if _run(chosen, jobs, n or None, ledger, json) else 1)
 
 
 def _seeds(text: str) -> "Seeds":
@@ -53,17 +54,17 @@ def _seeds(text: str) -> "Seeds":
         fail(f"--seeds {text}: give a first and a last seed, as in 0..499")
 
 
-def _tell(seeds: "Seeds", n: int | None) -> bool:
+def _tell(seeds: "Seeds", n: int | None, ledger: bool) -> bool:
     from tallystick.lab.consensus.campaign import run_seed
 
-    verdict = run_seed(seeds.first, n, story=True)
+    verdict = run_seed(seeds.first, n, ledger=ledger, story=True)
     for line in verdict.story:
         typer.echo(line)
-    typer.echo(_verdict_line(verdict))
+    typer.echo(_verdict_line(verdict, ledger))
     return verdict.passed
 
 
-def _run(seeds: "Seeds", jobs: int, n: int | None, json: Path | None) -> bool:
+def _run(seeds: "Seeds", jobs: int, n: int | None, ledger: bool, json: Path | None) -> bool:
     from tallystick.lab.consensus.campaign import campaign
 
     count = seeds.last - seeds.first + 1
@@ -73,11 +74,11 @@ def _run(seeds: "Seeds", jobs: int, n: int | None, json: Path | None) -> bool:
         nonlocal done
         done += 1
         if not verdict.passed:
-            typer.echo(_verdict_line(verdict))
+            typer.echo(_verdict_line(verdict, ledger))
         if done % 100 == 0 or done == count:
             errors.print(f"{done} of {count} seeds")
 
-    result = campaign(seeds, jobs=jobs, n=n, told=told)
+    result = campaign(seeds, jobs=jobs, n=n, ledger=ledger, told=told)
     report = result.report()
     _write(json, report)
     for size, figures in report["by_n"].items():
@@ -111,9 +112,9 @@ def _write(path: Path | None, value: object) -> None:
         path.write_bytes(to_json(value) + b"\n")
 
 
-def _verdict_line(verdict: "Verdict") -> str:
+def _verdict_line(verdict: "Verdict", ledger: bool) -> str:
     from tallystick.lab.consensus.campaign import again
 
     if verdict.passed:
         return f"seed {verdict.seed} (n = {verdict.n}) passed: {verdict.blocks} blocks, trace {verdict.trace}"
-    return f"seed {verdict.seed} (n = {verdict.n}) FAILED: {verdict.failure}\n  again: {again(verdict)}"
+    return f"seed {verdict.seed} (n = {verdict.n}) FAILED: {verdict.failure}\n  again: {again(verdict, ledger=ledger)}"

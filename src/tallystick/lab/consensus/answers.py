@@ -2,8 +2,8 @@
 
 from tallystick.canon import chunks
 from tallystick.consensus.pbft.io import BlocksRead, ChunkRead, Outcome, ReadBlocks, ReadChunk
-from tallystick.lab.consensus.application import Application
 from tallystick.lab.consensus.disk import Disk
+from tallystick.lab.consensus.replicated import Replicated
 
 
 def read_blocks(disk: Disk, asked: ReadBlocks) -> BlocksRead:
@@ -30,5 +30,5 @@ def read_chunk(disk: Disk, asked: ReadChunk) -> ChunkRead:
     return ChunkRead(asked.peer, height, index, manifest, chunks.chunk(snapshot, index))
 
 
-def outcome_of(app: Application, snapshot: bytes) -> Outcome:
+def outcome_of(app: Replicated, snapshot: bytes) -> Outcome:
     return Outcome(chunks.root_of(chunks.manifest_of(snapshot)), app.validators())

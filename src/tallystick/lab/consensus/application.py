@@ -5,7 +5,6 @@ sees is the reply; what replicas must share, byte for byte, is the snapshot.
 """
 
 import functools
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Annotated, Final
@@ -17,6 +16,7 @@ from tallystick.canon.identity import IDENTITY_BYTES, Key
 from tallystick.canon.sealed import HEADER_BYTES, open_sealed, seal
 from tallystick.consensus.port import CommittedBlock
 from tallystick.errors import Refused
+from tallystick.lab.consensus.replicated import Reply
 
 MAX_REQUEST_BYTES: Final = 4096
 FUNDS: Final = 1_000
@@ -62,13 +62,6 @@ class Snapshot(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
     accounts: list[tuple[str, Account]]
 
 
-@dataclass(frozen=True)
-class Reply:
-    client: str
-    number: int
-    result: str
-
-
 def sign_request(key: Key, chain: str, request: Request) -> bytes:
     return seal(key, _domain(chain), to_bytes(request))
 
@@ -93,7 +86,7 @@ def _unchecked(transaction: bytes) -> tuple[str, Request]:
 
 @dataclass
 class Application:
-    """The port of `consensus/port.py`, over memory."""
+    """`Replicated`, as small as can be."""
 
     chain: str
     operator: str
@@ -149,6 +142,18 @@ class Application:
         self.operator, self.members = taken.operator, taken.validators
         self.accounts = dict(taken.accounts)
 
+    # ---- what the simulator asks
+
+    def last(self, client: str) -> Reply | None:
+        account = self.accounts.get(client)
+        return None if account is None else Reply(client, account.number, account.reply)
+
+    def miscounted(self) -> str:
+        held = [account.funds for account in self.accounts.values()]
+        if sum(held) == len(held) * FUNDS and min(held, default=0) >= 0:
+            return ""
+        return f"{len(held)} accounts hold {sum(held)} together, not {len(held) * FUNDS}"
+
     # ---- rules
 
     def _apply(self, transaction: bytes) -> Reply:
@@ -186,9 +191,3 @@ class Application:
         else:
             self.members = (*self.members, request.join)
         return f"members {len(self.members)}"
-
-
-def total(accounts: Iterable[Account]) -> tuple[int, int]:
-    """How many accounts there are and what they hold together."""
-    held = [account.funds for account in accounts]
-    return len(held), sum(held)

@@ -134,6 +134,9 @@ class Chaos:
         names = ["" if i is None else cluster.nodes[i].key.identity for i in (leave, join)]
         if join is not None:
             cluster.nodes[join].start()
+        if cluster.owners is not None:
+            cluster.owners.change(leave, join)
+            return
         cluster.operator.wishes.append(Membership(number, names[0], names[1]))
         cluster.operator.next()
 

@@ -9,18 +9,11 @@ from typing import TYPE_CHECKING, Final
 from tallystick.canon.identity import Key
 from tallystick.canon.quorum import faults
 from tallystick.errors import Refused
-from tallystick.lab.consensus.application import (
-    AHEAD,
-    MAX_REQUEST_BYTES,
-    Membership,
-    Reply,
-    Request,
-    Transfer,
-    sign_request,
-)
+from tallystick.lab.consensus.application import AHEAD, MAX_REQUEST_BYTES, Membership, Transfer
+from tallystick.lab.consensus.replicated import Reply
 
 if TYPE_CHECKING:
-    from tallystick.lab.consensus.cluster import Cluster
+    from tallystick.lab.consensus.cluster import Cluster, Wish
     from tallystick.lab.consensus.node import Node
 
 RETRY_MS: Final = 700
@@ -30,8 +23,9 @@ RETRY_MS: Final = 700
 class Client:
     """One request at a time. It asks one node at first, and all of them when it has waited."""
 
-    def __init__(self, cluster: "Cluster", name: str, wishes: list[Request]) -> None:
+    def __init__(self, cluster: "Cluster", name: str, wishes: "list[Wish]") -> None:
         self.cluster = cluster
+        self.name = name
         self.key = cluster.key(name)
         self.wishes = wishes
         self.accepted: dict[int, str] = {}
@@ -55,7 +49,7 @@ class Client:
         self.number = wish.number
         self._voices.clear()
         self._heard.clear()
-        self.pending = sign_request(self.key, self.cluster.genesis.chain, wish)
+        self.pending = self.cluster.sign(self.key, wish)
         self.replaced_before = len(self.cluster.watch.replaced)
         self._ask([self._random.choice(self.cluster.contacts())], self.pending)
         self.cluster.world.later(RETRY_MS, self._again, self.number)
@@ -75,9 +69,9 @@ class Client:
 
     def _told(self, node: "Node") -> None:
         """The request is executed there already: the node answers from the replies that it keeps with its state."""
-        account = node.app.accounts[self.key.identity]
-        if account.number == self.number:
-            self.hear(node.key.identity, Reply(self.key.identity, self.number, account.reply))
+        last = node.app.last(self.key.identity)
+        if last is not None and last.number == self.number:
+            self.hear(node.key.identity, last)
 
     def hear(self, validator: str, reply: Reply) -> None:
         """Accepts what f + 1 validators say alike: one of them is honest."""
@@ -118,15 +112,15 @@ class Mischief:
                 self.cluster.refusals += 1
 
     def request(self, number: int, note: bytes = b"") -> bytes:
-        return sign_request(self.key, self.cluster.genesis.chain, Transfer(number, self.key.identity, 1, note))
+        return self.cluster.sign(self.key, Transfer(number, self.key.identity, 1, note))
 
     def anybody(self) -> "list[Node]":
         return self.cluster.contacts()
 
     @property
     def next_number(self) -> int:
-        nodes = [node for node in self.cluster.nodes if node.up and self.key.identity in node.app.accounts]
-        return 1 + max((node.app.accounts[self.key.identity].number for node in nodes), default=0)
+        told = [node.app.last(self.key.identity) for node in self.cluster.nodes if node.up]
+        return 1 + max((last.number for last in told if last is not None), default=0)
 
 
 def unsigned(it: Mischief) -> None:
@@ -176,7 +170,7 @@ def flood(it: Mischief) -> None:
 def impostor(it: Mischief) -> None:
     """Would change the validators without being the operator."""
     wish = Membership(it.next_number, it.random.choice(it.cluster.validators), it.key.identity)
-    it.say(sign_request(it.key, it.cluster.genesis.chain, wish), it.anybody())
+    it.say(it.cluster.sign(it.key, wish), it.anybody())
 
 
 NUISANCES: dict[str, Nuisance] = {

@@ -1,24 +1,33 @@
 """The cluster of one run: nodes, network and clients, wired together as a plan says."""
 
+import functools
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Final
 
+from tallystick.canon.hashing import blob_name
 from tallystick.canon.identity import Key
 from tallystick.consensus.pbft.group import Group
-from tallystick.errors import Refused
-from tallystick.lab.consensus.application import Application, Reply, Request, Transfer
+from tallystick.lab.consensus.application import Application, Request, Transfer, sign_request
 from tallystick.lab.consensus.byzantine import ATTACKS
 from tallystick.lab.consensus.clients import Client, Mischief
+from tallystick.lab.consensus.faulty import APPLICATIONS, LEDGERS
 from tallystick.lab.consensus.invariants import Watch
+from tallystick.lab.consensus.ledger import LedgerApplication, Order, first_state, instead_of, open_task
+from tallystick.lab.consensus.ledger import sign as sign_order
 from tallystick.lab.consensus.network import Network
 from tallystick.lab.consensus.node import Habits, Node
+from tallystick.lab.consensus.owners import Owners, witness
 from tallystick.lab.consensus.plan import Plan
+from tallystick.lab.consensus.replicated import Replicated, Reply
 from tallystick.lab.consensus.signatures import chain_of, key_of
 from tallystick.lab.consensus.world import World
+from tallystick.ledger.state import State
 
 OPERATOR: Final = "operator"
 RECONNECT_MS: Final = 15
+
+Wish = Request | Order
+"""What a client may ask for."""
 
 
 class Cluster:
@@ -50,22 +59,44 @@ class Cluster:
             Mischief(self, self.key(f"hostile {name}"), self.world.random(f"hostile {name}")) for name in plan.nuisances
         ]
         self.operator = Client(self, OPERATOR, [])
+        self.owners = Owners(self) if plan.ledger else None
+        self.people = [*self.clients, self.operator, *(self.owners.clients if self.owners else ())]
+        """All who must be served."""
 
     # ---- making
 
     def key(self, name: str) -> Key:
         return key_of(name, real=self.plan.real)
 
-    def new_application(self, node: Node | None = None) -> Application:
-        kind = Application
-        if node is not None and not node.honest:
-            kind = {"liar": Liar, "censor": Censor}.get(dict(self.plan.attacks).get(node.index, ""), Application)
-        return kind(
+    def new_application(self, node: Node | None = None) -> Replicated:
+        fault = "" if node is None or node.honest else dict(self.plan.attacks).get(node.index, "")
+        if self.plan.ledger:
+            return LEDGERS.get(fault, LedgerApplication)(self._first_state)
+        return APPLICATIONS.get(fault, Application)(
             self.genesis.chain,
             self.key(OPERATOR).identity,
             self.genesis.validators,
             heartbeat_ms=self.plan.heartbeat_ms,
         )
+
+    @functools.cached_property
+    def _first_state(self) -> State:
+        plan = self.plan
+        people = [f"client {i}" for i in range(plan.clients)] + [f"hostile {name}" for name in plan.nuisances]
+        people += [OPERATOR, *(witness(i) for i in range(plan.nodes))]
+        later = [self.key(f"validator {i}").identity for i in range(plan.n, plan.nodes)]
+        return first_state(self.genesis.chain, self.genesis.validators, later, [self.key(n).identity for n in people])
+
+    @property
+    def _first_task(self) -> str:
+        """What the first client asks for first."""
+        return blob_name(self.sign(self.key("client 0"), open_task(1)))
+
+    def sign(self, key: Key, wish: Wish) -> bytes:
+        if self.plan.ledger:
+            return sign_order(key, self.genesis.chain, wish)
+        assert not isinstance(wish, Order), "the small application knows no orders"
+        return sign_request(key, self.genesis.chain, wish)
 
     def _add(self, key: Key, attack: str | None) -> None:
         index = len(self.nodes)
@@ -102,16 +133,17 @@ class Cluster:
     def _make_clients(self) -> list[Client]:
         random = self.world.random("wishes")
         names = [self.key(f"client {i}").identity for i in range(self.plan.clients)]
-        wishes: list[list[Request]] = [[] for _ in names]
+        wishes: list[list[Wish]] = [[] for _ in names]
         for i in range(self.plan.requests):
             mine = wishes[i % len(wishes)]
-            mine.append(Transfer(len(mine) + 1, random.choice(names), random.choice((1, 5, 100, 5_000))))
+            wish = Transfer(len(mine) + 1, random.choice(names), random.choice((1, 5, 100, 5_000)))
+            mine.append(instead_of(wish, i, self._first_task) if self.plan.ledger else wish)
         return [Client(self, f"client {i}", mine) for i, mine in enumerate(wishes)]
 
     # ---- what nodes need
 
     def reply(self, node: Node, reply: Reply) -> None:
-        for client in (*self.clients, self.operator):
+        for client in self.people:
             if client.key.identity == reply.client and client.pending:
                 self.world.later(1, client.hear, node.key.identity, reply)
 
@@ -162,23 +194,3 @@ class Cluster:
         if world.story is not None:
             self.watch.heard(sender, node, frame)
         node.receive(sender.key.identity, frame)
-
-
-class Liar(Application):
-    """Executes to something else."""
-
-    def _apply(self, transaction: bytes) -> Reply:
-        reply = super()._apply(transaction)
-        return replace(reply, result=reply.result + " more")
-
-    def snapshot(self) -> bytes:
-        return super().snapshot()[:-1] + b"\0"
-
-
-class Censor(Application):
-    """Admits nothing from some clients."""
-
-    def admit(self, transaction: bytes) -> None:
-        super().admit(transaction)
-        if transaction[0] & 1:
-            raise Refused("censored", "not that one")

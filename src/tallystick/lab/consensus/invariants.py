@@ -26,9 +26,9 @@ from tallystick.consensus.pbft.io import (
 from tallystick.consensus.pbft.limits import TRANSFER_GAP
 from tallystick.consensus.port import CommittedBlock
 from tallystick.errors import Refused
-from tallystick.lab.consensus.application import FUNDS, Reply, check_request, total
 from tallystick.lab.consensus.disk import Row
 from tallystick.lab.consensus.frames import opened, tag_of
+from tallystick.lab.consensus.replicated import NOTHING_NEW, Reply
 from tallystick.lab.consensus.signatures import EARLY_FRAMES
 from tallystick.lab.consensus.transcript import describe_frame, describe_record
 from tallystick.lab.consensus.world import Violation
@@ -173,7 +173,7 @@ class Watch:
         if not node.honest:
             return
         if block.height not in self.histories:
-            self._2_validity(block)
+            self._2_validity(node, block)
             self._3_exactly_once(block, replies)
             self.cluster.world.trace(block.digest)
         self._8_same_state(node, block.height)
@@ -238,10 +238,10 @@ class Watch:
         if self.groups.setdefault(group.epoch, group) != group:
             raise Violation(1, f"{node.name} is in epoch {group.epoch} with others than the nodes before it")
 
-    def _2_validity(self, block: CommittedBlock) -> None:
+    def _2_validity(self, node: "Node", block: CommittedBlock) -> None:
         for transaction in block.transactions:
             try:
-                check_request(self.cluster.genesis.chain, transaction)
+                node.app.check(transaction)
             except Refused as refused:
                 raise Violation(2, f"block {block.height} holds what no client signed: {refused.code}") from refused
 
@@ -249,7 +249,7 @@ class Watch:
         """The application answers a repeated request from its cache; what must never come twice is a block of them."""
         for reply in replies:
             slot = (reply.client, reply.number)
-            if reply.result not in {"gap", "stale"} and self.log.setdefault(slot, reply.result) != reply.result:
+            if reply.result not in NOTHING_NEW and self.log.setdefault(slot, reply.result) != reply.result:
                 raise Violation(3, f"request {reply.number} of {reply.client[:12]} is executed again at {block.height}")
 
     def _4_order(self, node: "Node", height: int) -> None:
@@ -383,10 +383,8 @@ class Watch:
             raise Violation(14, f"{replaced} primaries were replaced while request {client.number} waited")
 
     def _15_ledger(self, node: "Node") -> None:
-        accounts = node.app.accounts.values()
-        count, held = total(accounts)
-        if held != count * FUNDS or any(account.funds < 0 for account in accounts):
-            raise Violation(15, f"{node.name}: {count} accounts hold {held} together, not {count * FUNDS}")
+        if wrong := node.app.miscounted():
+            raise Violation(15, f"{node.name}: {wrong}")
 
 
 def bounds(members: int, peers: int, span: int) -> dict[str, int]:

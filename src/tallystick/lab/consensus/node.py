@@ -42,9 +42,9 @@ from tallystick.consensus.pbft.io import (
 from tallystick.consensus.pbft.replica import Replica
 from tallystick.errors import Refused
 from tallystick.lab.consensus.answers import outcome_of, read_blocks, read_chunk
-from tallystick.lab.consensus.application import Application
 from tallystick.lab.consensus.disk import Disk, DiskFull, Kept, Row, Taken
 from tallystick.lab.consensus.frames import is_view_change
+from tallystick.lab.consensus.replicated import Replicated
 from tallystick.lab.consensus.world import Violation
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ class Node:
         self.habits = habits
         self.honest = honest
         self.disk = Disk()
-        self.app: Application = cluster.new_application()
+        self.app: Replicated = cluster.new_application()
         self.replica: Replica | None = None
         """None while the node is down."""
         self.halted = ""
@@ -341,6 +341,8 @@ class Node:
                 self.cluster.regrouped(self, group)
             case Accuse(culprit, first, second):
                 self.cluster.watch.accused(self, culprit, first, second)
+                if self.honest and self.cluster.owners is not None:
+                    self.cluster.owners.bring(self, culprit, first, second)
             case Halt(reason):
                 self._halt(reason)
 

@@ -81,6 +81,8 @@ class Plan:
     block_requests: int = 8
     real: bool = False
     """Whether signatures are Ed25519."""
+    ledger: bool = False
+    """Whether the cluster replicates the real ledger, and not the lab's small application."""
     features: frozenset[str] = field(default=frozenset(), compare=False)
 
     @property

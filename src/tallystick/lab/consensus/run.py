@@ -118,7 +118,7 @@ def heal(cluster: Cluster, chaos: Chaos) -> None:
             node.habits = type(node.habits)(cluster.plan.tick_ms)
             node.start()
     cluster.watch.healed = True
-    for client in (*cluster.clients, cluster.operator):
+    for client in cluster.people:
         client.replaced_before = len(cluster.watch.replaced)
     for client in cluster.clients:
         number = max([client.number, *(wish.number for wish in client.wishes)])
@@ -135,7 +135,7 @@ def members(cluster: Cluster) -> list[Node]:
 
 def converged(cluster: Cluster) -> bool:
     """Everything asked for is executed, and all honest validators stand at one height in one epoch."""
-    if not all(client.done for client in (*cluster.clients, cluster.operator)):
+    if not all(client.done for client in cluster.people):
         return False
     nodes = members(cluster)
     heights = {node.app.height for node in nodes}
@@ -181,7 +181,7 @@ def missing(cluster: Cluster) -> str:
             together[place] = together.get(place, 0) + 1
     if not any(count >= needed - len(cluster.plan.attacks) for count in together.values()):
         found.append(f"no quorum of {needed} is active in one view")
-    waiting = [f"request {client.number}" for client in (*cluster.clients, cluster.operator) if not client.done]
+    waiting = [f"request {client.number}" for client in cluster.people if not client.done]
     if waiting:
         found.append(f"pending: {', '.join(waiting)}")
     return " | ".join(found)

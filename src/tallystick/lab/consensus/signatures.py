@@ -18,6 +18,7 @@ from tallystick.canon.identity import SIGNATURE_BYTES, Key
 from tallystick.consensus.pbft import normal, pool, replica, state
 from tallystick.consensus.pbft.group import Group
 from tallystick.consensus.pbft.messages import OnChannel, open_message
+from tallystick.ledger import transactions
 
 
 class FastKey(Key):
@@ -89,7 +90,7 @@ def laboratory(*, real: bool, chunk_bytes: int, block_requests: int) -> Iterator
         (replica, "open_message", _open_once),
     ]
     if not real:
-        settings.append((sealed, "verifies", _verifies))
+        settings += [(sealed, "verifies", _verifies), (transactions, "verifies", _verifies)]
     _opened.clear()
     with ExitStack() as stack:
         for module, name, value in settings:
