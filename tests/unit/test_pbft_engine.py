@@ -4,6 +4,7 @@ import asyncio
 import json
 import random
 import sqlite3
+import ssl
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from pathlib import Path
@@ -335,7 +336,16 @@ BAD_ENTRIES: dict[str, Callable[[Validator], Validator]] = {
         listed, certificate=listed.certificate + "é\n-----BEGIN"
     ),
     "no address": lambda listed: replace(listed, address="nowhere"),
+    "a certificate of version 9": lambda listed: altered(listed, "a003020102", "a003020109"),
+    "a certificate of a key of no kind": lambda listed: altered(listed, "06032b6570032100", "06032b657f032100"),
 }
+
+
+def altered(listed: Validator, old: str, new: str) -> Validator:
+    """With other bytes, in hex, in the place of the last `old` of its certificate."""
+    before, _, after = ssl.PEM_cert_to_DER_cert(listed.certificate).hex().rpartition(old)
+    assert before
+    return replace(listed, certificate=ssl.DER_cert_to_PEM_cert(bytes.fromhex(before + new + after)))
 
 
 @pytest.mark.parametrize("what", BAD_ENTRIES)
