@@ -378,6 +378,8 @@ os._exit(9)
 @given(position=st.integers(0, 2**24))
 @example(position=65535)
 @example(position=144)  # of the byte that says who may write
+@example(position=196716)  # of the page that holds the latest records
+@example(position=229044)  # of the index that finds them
 def test_no_flipped_bit_changes_what_is_read(tmp_path: Path, position: int) -> None:
     """Wherever it strikes: what comes out is refused, or is what went in."""
     path = tmp_path / "flipped.db"

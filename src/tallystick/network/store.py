@@ -70,12 +70,16 @@ class StoredBlock:
 class _Summary(Summary):
     votes: int = 0
     """Rows in `votes`."""
+    latest: int = 0
+    """Rows in `latest`."""
+    history: int = 0
+    """Rows in `history`."""
     height: int = 0
     digest: bytes = b""
     time_ms: int = 0
 
 
-LAYOUT: Final = Layout(2, SCHEMA, _Summary)
+LAYOUT: Final = Layout(3, SCHEMA, _Summary)
 
 
 class Store:
@@ -93,9 +97,11 @@ class Store:
         """Opens `path`, or creates it; with `forgotten` in place of a lost one, so that it starts muted."""
         self.path, self._retain = path, retain
         first = [("latest", _named(MuteRecord()))] if forgotten else []
-        self._tables = Tables(path, LAYOUT, chain, identity, first)
+        self._tables = Tables(path, LAYOUT, chain, identity, first, _Summary(latest=len(first)))
         self._given: dict[tuple[int, int, int, str], bytes] = {}
         """Digests of the votes that are stored, by epoch, view, height and phase."""
+        self._kinds: set[str] = set()
+        """What `latest` holds."""
         with self._tables.opening():
             self._check()
         self._tables.start()
@@ -262,10 +268,13 @@ class Store:
         for table in ("blocks", "chunks", "history"):
             self._tables.change(f"DELETE FROM {table}")  # noqa: S608  # our own names
         self._tables.change("DELETE FROM latest WHERE kind = ?", _Transfer.__name__)
+        self._kinds.discard(_Transfer.__name__)
+        self._summary.latest = len(self._kinds)
         self._set_head(head)
         self._save_epoch(epoch)
         for number, proof in enumerate(history):
             self._tables.insert("history", (number, proof))
+        self._summary.history = len(history)
         self._save_checkpoint(checkpoint)
         self.save_snapshot(head.height, started.manifest, data)
         return data
@@ -306,6 +315,7 @@ class Store:
         history = self.history()
         if record.ends and record.proof not in history[-1:]:
             self._tables.insert("history", (len(history), record.proof))
+            self._summary.history = len(history) + 1
         self._tables.change("DELETE FROM votes WHERE height <= ?", record.height)
         self._forget_votes(lambda epoch, height: height <= record.height)
         self._forget_snapshots(min(before.height, record.height), record.wanted)
@@ -315,6 +325,8 @@ class Store:
 
     def _save_latest(self, record: Any) -> None:
         self._tables.insert("latest", _named(record), replace=True)
+        self._kinds.add(type(record).__name__)
+        self._summary.latest = len(self._kinds)
 
     def _latest(self, kind: type[T]) -> T | None:
         row = next(self._tables.rows("latest", "WHERE kind = ?", kind.__name__), None)
@@ -332,6 +344,11 @@ class Store:
         if len(votes) != self._summary.votes:
             raise DamagedError(self.path, f"{len(votes)} votes are here, {self._summary.votes} were given")
         self._given = {(vote.epoch, vote.view, vote.height, vote.phase.value): vote.digest for vote in votes}
+        self._check_latest()
+        if len(self.history()) != self._summary.history:
+            raise DamagedError(
+                self.path, f"{self._summary.history} checkpoints ended a set of validators; some are gone"
+            )
         checkpoint = self.checkpoint()
         self.view(), self.epochs(), self.mute(), self.history(), self.contents(), self.transfer()
         above = checkpoint.height if checkpoint else 0
@@ -340,6 +357,13 @@ class Store:
             raise DamagedError(self.path, f"{count} blocks above the checkpoint at {above}, the head is {self.head()}")
         if checkpoint is not None and self.snapshot(checkpoint.height) is None:
             raise DamagedError(self.path, f"the snapshot of the checkpoint at {checkpoint.height} is gone")
+
+    def _check_latest(self) -> None:
+        """All are there, and found by name: the index that finds them carries no checksums."""
+        self._kinds = {name for name, _ in self._tables.rows("latest")}
+        found = {name for kind in self._kinds for name, _ in self._tables.rows("latest", "WHERE kind = ?", kind)}
+        if len(self._kinds) != self._summary.latest or found != self._kinds:
+            raise DamagedError(self.path, f"{self._summary.latest} records are the latest of their kind; some are gone")
 
 
 class _Transfer(msgspec.Struct, array_like=True):

@@ -97,15 +97,15 @@ class Tables(Generic[S]):
     """
 
     def __init__(
-        self, path: Path, layout: Layout[S], chain: str, identity: str, first: Iterable[tuple[str, Row]]
+        self, path: Path, layout: Layout[S], chain: str, identity: str, first: Iterable[tuple[str, Row]], summary: S
     ) -> None:
-        """Opens `path`, or creates it with the rows `first` in their tables."""
+        """Opens `path`, or creates it with the rows `first` in their tables and a `summary` that knows of them."""
         self.path = path
         self._mark = path.with_suffix(".turn")
         self._dirty, self._synced = False, True
         self._db = _connect(path)
         with self.opening():
-            self._open(layout, (chain, identity), first)
+            self._open(layout, (chain, identity), first, summary)
             self.summary = self._load_summary(layout.summary)
 
     @contextmanager
@@ -197,30 +197,32 @@ class Tables(Generic[S]):
 
     # ---- opening
 
-    def _open(self, layout: Layout[S], owner: tuple[str, str], first: Iterable[tuple[str, Row]]) -> None:
+    def _open(self, layout: Layout[S], owner: tuple[str, str], first: Iterable[tuple[str, Row]], summary: S) -> None:
         for pragma in ("locking_mode = EXCLUSIVE", "journal_mode = WAL", "synchronous = FULL"):
             self._db.execute(f"PRAGMA {pragma}")
         self._db.execute(f"PRAGMA wal_autocheckpoint = {LOG_PAGES}")
         self._db.execute("BEGIN IMMEDIATE")  # takes the lock, or fails
         (found,) = self._db.execute("PRAGMA user_version").fetchone()
         if found == 0:
-            self._create(layout, owner, first)
+            self._create(layout, owner, first, summary)
         self._db.execute("COMMIT")
         if found not in {0, layout.version}:
             raise StoreError(f"{self.path}: store version {found}, this program knows {layout.version}")
         written = self._db.execute("SELECT chain, identity FROM origin").fetchone() or ("nothing", "nobody")
         if written != owner:
             wanted = f"validator {owner[1][:12]} on chain {owner[0]}"
-            raise StoreError(f"{self.path}: belongs to validator {written[1][:12]} on chain {written[0]}, not {wanted}")
+            raise StoreError(
+                f"{self.path}: belongs to validator {written[1]!s:.12} on chain {written[0]}, not {wanted}"
+            )
 
-    def _create(self, layout: Layout[S], owner: tuple[str, str], first: Iterable[tuple[str, Row]]) -> None:
+    def _create(self, layout: Layout[S], owner: tuple[str, str], first: Iterable[tuple[str, Row]], summary: S) -> None:
         if self._mark.exists():
             raise DamagedError(self.path, f"is new or empty, but {self._mark.name} says that this validator has voted")
         for statement in (SCHEMA + layout.schema).split(";\n")[:-1]:
             self._db.execute(statement)
         self._db.execute("INSERT INTO origin VALUES (0, ?, ?)", owner)
         self._db.execute(f"PRAGMA user_version = {layout.version}")
-        self.summary, self._dirty = layout.summary(), True
+        self.summary, self._dirty = summary, True
         for table, row in first:
             self.insert(table, row)
         self._save_summary()
