@@ -11,7 +11,7 @@ import tallystick.ledger
 from ledger_network import CLIENT, POLICY, VALIDATORS, Network, check_invariants, key, name
 from tallystick.canon.sealed import seal
 from tallystick.errors import Refused
-from tallystick.ledger import membership, rotation, state, tasks
+from tallystick.ledger import accounts, membership, rotation, state, tasks
 from tallystick.ledger.execute import execute_block, require_new
 from tallystick.ledger.state import Account, Reply, State, Worker
 from tallystick.ledger.transactions import (
@@ -330,7 +330,15 @@ def with_reply(before: State, reply: Reply, identity: str) -> State:
 def test_every_refusal_of_the_rules_has_a_story() -> None:
     sources = Path(tallystick.ledger.__file__).parent.glob("*.py")
     codes = {code for path in sources for code in re.findall(r'Refused\(\s*"(\w+)"', path.read_text())}
-    assert codes == (set(STORIES) - OF_VOTES) | AT_THE_DOOR | OF_DOCUMENTS
+    assert codes == (set(STORIES) - OF_VOTES) | AT_THE_DOOR | OF_DOCUMENTS | {"too_many_accounts"}
+
+
+def test_accounts_have_an_end_and_those_that_are_there_go_on(net: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(accounts, "MAX_ACCOUNTS", len(net.state.accounts) + 1)
+    net.act("ann", Transfer(key("zoe").identity, 5))
+    assert net.send("ann", Transfer(key("yan").identity, 5)).code == "too_many_accounts"
+    net.act("ann", Transfer(key("zoe").identity, 5))
+    assert net.account("zoe").balance == 10
 
 
 def test_a_replay_is_executed_once(net: Network) -> None:

@@ -1,12 +1,20 @@
 """Money of one's own: transfers, and moving it between balance and stake."""
 
+from typing import Final
+
 from tallystick.errors import Refused
 from tallystick.ledger.draft import Draft
 from tallystick.ledger.transactions import Deposit, Transfer, Withdraw
 
+MAX_ACCOUNTS: Final = 1_000_000
+"""Beyond these no transfer makes a new one. An account stays for good, since it remembers which nonces are used, and
+the whole state goes into a snapshot at each checkpoint: who made accounts without end could stop all validators."""
+
 
 def transfer(draft: Draft, sender: str, body: Transfer) -> None:
     require_balance(draft, sender, body.amount)
+    if len(draft.state.accounts) >= MAX_ACCOUNTS and draft.known(body.to) is None:
+        raise Refused("too_many_accounts", f"transfer: {body.to[:12]} has no account, and there are {MAX_ACCOUNTS}")
     draft.change(sender, balance=-body.amount)
     draft.change(body.to, balance=body.amount)
 
