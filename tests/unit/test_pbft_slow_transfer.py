@@ -96,10 +96,10 @@ def shown(late: Node, height: int) -> set[int]:
     return {m.height for m in said(FOUR, late.effects, FetchChunk)}
 
 
-def comes(late: Node, height: int, *indices: int) -> None:
+def comes(late: Node, height: int, *indices: int, by: int = 0) -> None:
     for index in indices:
         manifest = manifest_of(DATA) if index == 0 else b""
-        late.receive(0, seal_message(KEYS[0], FOUR, Chunk(1, height, index, manifest, chunk(DATA, index))))
+        late.receive(by, seal_message(KEYS[by], FOUR, Chunk(1, height, index, manifest, chunk(DATA, index))))
 
 
 def newcomer(*heights: int) -> Node:
@@ -135,22 +135,37 @@ def test_many_answers_overdue_at_one_moment_are_no_reason_to_give_up() -> None:
 
 
 def test_it_stays_as_patient_as_it_has_learned_to_be_until_answers_come_in_time() -> None:
-    late = newcomer(20)  # only 0 is there to be asked
+    late = newcomer(20, 20)
     shown(late, 20)
-    for patience in (1_000, 2_000, 4_000):
+    for patience in (1_000, 1_000, 2_000, 2_000):
         assert repeated(late, patience) == 1
-    comes(late, 20, 0)
-    assert repeated(late, 4_000) == 3
-    assert repeated(late, 8_000) == 3, "several overdue at one moment count once"
+    asked = last_asked(late)
+    assert repeated(late, 4_000) == 1
+    comes(late, 20, 0, by=last_asked(late))
+    assert asked != last_asked(late)
+    assert repeated(late, 2_000) == 3
+    assert repeated(late, 4_000) == 3, "several overdue at one moment count once"
 
 
 def test_patience_has_an_end_and_comes_back_from_there() -> None:
+    late = newcomer(20, 20)
+    shown(late, 20)
+    for patience in (1_000, 1_000, 2_000, 2_000, 4_000, 4_000, 8_000, 8_000, 16_000, 16_000, 16_000, 16_000):
+        assert repeated(late, patience) == 1
+    comes(late, 20, 0, by=last_asked(late))
+    assert repeated(late, 8_000) == 3
+
+
+def test_one_that_is_silent_does_not_make_us_patient() -> None:
+    """It would only have to claim that it is ahead of everybody."""
     late = newcomer(20)
     shown(late, 20)
-    for patience in (1_000, 2_000, 4_000, 8_000, 16_000, 16_000, 16_000):
-        assert repeated(late, patience) == 1
-    comes(late, 20, 0)
-    assert repeated(late, 8_000) == 3
+    for _ in range(5):
+        assert repeated(late, 1_000) == 1
+
+
+def last_asked(late: Node) -> int:
+    return next(index_of(e.peer) for e in reversed(late.effects) if isinstance(e, Send) and said(FOUR, [e], FetchChunk))
 
 
 def test_an_answer_that_comes_late_is_no_reason_for_less_patience() -> None:

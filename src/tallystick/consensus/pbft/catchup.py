@@ -71,7 +71,6 @@ def fetch_if_behind(state: State) -> None:
         state.was_silent(state.fetch.peer)
         state.overdue[state.fetch.peer] = state.fetch
         state.fetch = None
-        state.wait_longer_if(all(state.is_silent(peer) for peer in _ahead(state)))
     if state.clock.elapsed_ms >= state.clock.progress_ms + BEHIND_MS:
         _ask_next(state)
 

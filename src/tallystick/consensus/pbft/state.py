@@ -245,8 +245,9 @@ class State:
     overdue: dict[str, Fetching] = field(default_factory=dict)
     """Requests for blocks that were not answered in time, the last of each peer: the answer may still come."""
     timeouts: int = 0
-    """How often an answer with blocks or a chunk was overdue when there was nobody better to ask, so that it may be our
-    own line that is slow; less the answers that came in time."""
+    """How often more than `f` peers were late with blocks or chunks, less the answers that came in time."""
+    slow: set[str] = field(default_factory=set)
+    """Who was late since its last answer in time, and since we last became more patient."""
     last_asked: str = ""
     catching_up: bool = False
     """Whether the last request brought blocks: then there may be more where they came from."""
@@ -315,18 +316,20 @@ class State:
         return self.silent.get(peer, 0) > self.clock.elapsed_ms
 
     def was_silent(self, peer: str) -> None:
-        """`peer` did not answer in time."""
+        """`peer` did not answer in time. When more than `f` validators did not, one of them is honest, and it may be
+        our own line that is slow: we are more patient then."""
         self.silent[peer] = self.clock.elapsed_ms + SILENT_MS
+        self.slow.add(peer)
+        if len(self.slow.intersection(self.group.validators)) > self.group.faults:
+            self.slow.clear()
+            self.timeouts = min(self.timeouts + 1, MAX_FETCH_DOUBLINGS)
 
     def helped(self, peer: str, *, in_time: bool) -> None:
         """`peer` sent something that we wanted."""
         self.silent.pop(peer, None)
         if in_time:
+            self.slow.discard(peer)
             self.timeouts = max(0, self.timeouts - 1)
-
-    def wait_longer_if(self, nobody_better: bool) -> None:
-        """An answer, or several at the same moment, did not come in time."""
-        self.timeouts = min(self.timeouts + nobody_better, MAX_FETCH_DOUBLINGS)
 
     def is_member(self, identity: str) -> bool:
         """Of this epoch, or of the one before it."""

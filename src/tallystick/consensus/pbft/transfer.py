@@ -137,11 +137,10 @@ def on_tick(state: State) -> None:
     if transfer.heard_ms is None:
         transfer.heard_ms = state.clock.elapsed_ms
     overdue = {i: peer for i, (peer, until_ms) in transfer.asked.items() if state.clock.elapsed_ms >= until_ms}
-    for index, peer in overdue.items():
+    for peer in sorted(set(overdue.values())):
         state.was_silent(peer)
+    for index in overdue:
         _put_back(transfer, index)
-    if overdue:
-        state.wait_longer_if(all(state.is_silent(peer) for peer in _able(state, transfer)))
     if not transfer.missing and not transfer.asked:
         _finish(state, transfer)
         return
