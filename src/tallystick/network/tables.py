@@ -207,7 +207,8 @@ class Tables(Generic[S]):
             self._create(layout, owner, first, summary)
         self._db.execute("COMMIT")
         if found not in {0, layout.version}:
-            raise StoreError(f"{self.path}: store version {found}, this program knows {layout.version}")
+            known = f"this tallystick knows version {layout.version}"
+            raise StoreError(f"{self.path}: store version {found}, {known}; run the one that wrote it")
         written = self._db.execute("SELECT chain, identity FROM origin").fetchone() or ("nothing", "nobody")
         if written != owner:
             wanted = f"validator {owner[1][:12]} on chain {owner[0]}"
