@@ -24,7 +24,7 @@ def result() -> Result:
 
 
 def test_five_hundred_seeds_hold_every_invariant(result: Result) -> None:
-    assert [(verdict.seed, verdict.failure, again(verdict, ledger=False)) for verdict in result.failed] == []
+    assert [(verdict.seed, verdict.failure, again(verdict)) for verdict in result.failed] == []
 
 
 def test_the_campaign_really_does_all_these_things_to_the_cluster(result: Result) -> None:

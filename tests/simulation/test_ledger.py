@@ -28,7 +28,7 @@ SEEDS = Seeds(0, 99)
 
 def test_a_hundred_seeds_hold_every_invariant() -> None:
     result = campaign(SEEDS, jobs=2, n=None, ledger=True, told=lambda verdict: None)
-    assert [(verdict.seed, verdict.failure, again(verdict, ledger=True)) for verdict in result.failed] == []
+    assert [(verdict.seed, verdict.failure, again(verdict)) for verdict in result.failed] == []
     assert result.report()["ledger"] is True
 
 

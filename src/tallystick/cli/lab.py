@@ -60,7 +60,7 @@ def _tell(seeds: "Seeds", n: int | None, ledger: bool) -> bool:
     verdict = run_seed(seeds.first, n, ledger=ledger, story=True)
     for line in verdict.story:
         typer.echo(line)
-    typer.echo(_verdict_line(verdict, ledger))
+    typer.echo(_verdict_line(verdict))
     return verdict.passed
 
 
@@ -74,7 +74,7 @@ def _run(seeds: "Seeds", jobs: int, n: int | None, ledger: bool, json: Path | No
         nonlocal done
         done += 1
         if not verdict.passed:
-            typer.echo(_verdict_line(verdict, ledger))
+            typer.echo(_verdict_line(verdict))
         if done % 100 == 0 or done == count:
             errors.print(f"{done} of {count} seeds")
 
@@ -112,9 +112,9 @@ def _write(path: Path | None, value: object) -> None:
         path.write_bytes(to_json(value) + b"\n")
 
 
-def _verdict_line(verdict: "Verdict", ledger: bool) -> str:
+def _verdict_line(verdict: "Verdict") -> str:
     from tallystick.lab.consensus.campaign import again
 
     if verdict.passed:
         return f"seed {verdict.seed} (n = {verdict.n}) passed: {verdict.blocks} blocks, trace {verdict.trace}"
-    return f"seed {verdict.seed} (n = {verdict.n}) FAILED: {verdict.failure}\n  again: {again(verdict, ledger=ledger)}"
+    return f"seed {verdict.seed} (n = {verdict.n}) FAILED: {verdict.failure}\n  again: {again(verdict)}"

@@ -280,16 +280,13 @@ class PbftEngine:
 
     def _finish(self) -> None:
         """What the turn saved goes to disk, then what it said leaves. If it said nothing, the disk can wait."""
-        try:
-            if not self._peers.has_news:
-                self._store.settle()
-                return
-            began = time.perf_counter()
-            if self._store.commit():
-                self._metrics.commit_seconds.observe(time.perf_counter() - began)
-            self._peers.flush()
-        except (OSError, sqlite3.Error, TallystickError) as error:
-            self._stop(error)
+        if not self._peers.has_news:
+            self._store.settle()
+            return
+        began = time.perf_counter()
+        if self._store.commit():
+            self._metrics.commit_seconds.observe(time.perf_counter() - began)
+        self._peers.flush()
 
     def _feed(self, event: Event) -> None:
         """Steps through `event` and whatever follows from it on this machine.

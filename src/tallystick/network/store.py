@@ -79,7 +79,7 @@ class _Summary(Summary):
     time_ms: int = 0
 
 
-LAYOUT: Final = Layout(3, SCHEMA, _Summary)
+LAYOUT: Final = Layout(3, SCHEMA)
 
 
 class Store:
@@ -221,14 +221,6 @@ class Store:
         row = next(self._tables.rows("snapshots", "WHERE height = ? AND part = ?", height, part), None)
         return None if row is None else row[2]
 
-    def _forget_snapshots(self, below: int, wanted: Collection[int]) -> None:
-        older = [
-            height for height, *_ in self._tables.rows("snapshots", "WHERE part = ? AND height < ?", MANIFEST, below)
-        ]
-        for height in older:
-            if height not in wanted:
-                self._tables.change("DELETE FROM snapshots WHERE height = ?", height)
-
     def snapshot(self, height: int) -> bytes | None:
         """The whole state, if it is here."""
         parts = list(self._tables.rows("snapshots", "WHERE height = ? ORDER BY part", height))
@@ -267,9 +259,7 @@ class Store:
         data = b"".join(chunk for _, chunk in self._chunks())
         for table in ("blocks", "chunks", "history"):
             self._tables.change(f"DELETE FROM {table}")  # noqa: S608  # our own names
-        self._tables.change("DELETE FROM latest WHERE kind = ?", _Transfer.__name__)
-        self._kinds.discard(_Transfer.__name__)
-        self._summary.latest = len(self._kinds)
+        self._forget_latest(_Transfer)
         self._set_head(head)
         self._save_epoch(epoch)
         for number, proof in enumerate(history):
@@ -323,9 +313,20 @@ class Store:
         oldest = min(record.height, self._summary.height - self._retain)
         self._tables.change("DELETE FROM blocks WHERE height <= ?", oldest)
 
+    def _forget_snapshots(self, below: int, wanted: Collection[int]) -> None:
+        older = list(self._tables.rows("snapshots", "WHERE part = ? AND height < ?", MANIFEST, below))
+        for height, *_ in older:
+            if height not in wanted:
+                self._tables.change("DELETE FROM snapshots WHERE height = ?", height)
+
     def _save_latest(self, record: Any) -> None:
         self._tables.insert("latest", _named(record), replace=True)
         self._kinds.add(type(record).__name__)
+        self._summary.latest = len(self._kinds)
+
+    def _forget_latest(self, kind: type) -> None:
+        self._tables.change("DELETE FROM latest WHERE kind = ?", kind.__name__)
+        self._kinds.discard(kind.__name__)
         self._summary.latest = len(self._kinds)
 
     def _latest(self, kind: type[T]) -> T | None:
@@ -350,7 +351,7 @@ class Store:
                 self.path, f"{self._summary.history} checkpoints ended a set of validators; some are gone"
             )
         checkpoint = self.checkpoint()
-        self.view(), self.epochs(), self.mute(), self.history(), self.contents(), self.transfer()
+        self.view(), self.epochs(), self.mute(), self.contents(), self.transfer()
         above = checkpoint.height if checkpoint else 0
         count = sum(1 for _ in self.blocks(max(above + 1, self.first_height()), self._summary.height))
         if count < self._summary.height - above:

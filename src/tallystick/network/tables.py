@@ -78,11 +78,10 @@ S = TypeVar("S", bound=Summary)
 
 
 @dataclass(frozen=True)
-class Layout(Generic[S]):
+class Layout:
     version: int
     schema: str
     """The owner's tables, each with `seal BLOB NOT NULL` as its last column."""
-    summary: type[S]
 
 
 class Tables(Generic[S]):
@@ -97,7 +96,7 @@ class Tables(Generic[S]):
     """
 
     def __init__(
-        self, path: Path, layout: Layout[S], chain: str, identity: str, first: Iterable[tuple[str, Row]], summary: S
+        self, path: Path, layout: Layout, chain: str, identity: str, first: Iterable[tuple[str, Row]], summary: S
     ) -> None:
         """Opens `path`, or creates it with the rows `first` in their tables and a `summary` that knows of them."""
         self.path = path
@@ -106,7 +105,7 @@ class Tables(Generic[S]):
         self._db = _connect(path)
         with self.opening():
             self._open(layout, (chain, identity), first, summary)
-            self.summary = self._load_summary(layout.summary)
+            self.summary = self._load_summary(type(summary))
 
     @contextmanager
     def opening(self) -> Iterator[None]:
@@ -197,7 +196,7 @@ class Tables(Generic[S]):
 
     # ---- opening
 
-    def _open(self, layout: Layout[S], owner: tuple[str, str], first: Iterable[tuple[str, Row]], summary: S) -> None:
+    def _open(self, layout: Layout, owner: tuple[str, str], first: Iterable[tuple[str, Row]], summary: S) -> None:
         for pragma in ("locking_mode = EXCLUSIVE", "journal_mode = WAL", "synchronous = FULL"):
             self._db.execute(f"PRAGMA {pragma}")
         self._db.execute(f"PRAGMA wal_autocheckpoint = {LOG_PAGES}")
@@ -216,7 +215,7 @@ class Tables(Generic[S]):
                 f"{self.path}: belongs to validator {written[1]!s:.12} on chain {written[0]}, not {wanted}"
             )
 
-    def _create(self, layout: Layout[S], owner: tuple[str, str], first: Iterable[tuple[str, Row]], summary: S) -> None:
+    def _create(self, layout: Layout, owner: tuple[str, str], first: Iterable[tuple[str, Row]], summary: S) -> None:
         if self._mark.exists():
             raise DamagedError(self.path, f"is new or empty, but {self._mark.name} says that this validator has voted")
         for statement in (SCHEMA + layout.schema).split(";\n")[:-1]:

@@ -117,9 +117,8 @@ def on_blocks_read(state: State, event: BlocksRead) -> None:
 
 
 def on_blocks(state: State, sender: str, message: Blocks) -> None:
-    asked, in_time = state.fetch, True
-    if asked is None or asked.peer != sender:
-        asked, in_time = state.overdue.pop(sender, None), False
+    in_time = state.fetch is not None and state.fetch.peer == sender
+    asked = state.fetch if in_time else state.overdue.pop(sender, None)
     if asked is None:
         raise Refused("unsolicited_blocks", f"{sender[:12]} sent blocks that we did not ask it for")
     if in_time:

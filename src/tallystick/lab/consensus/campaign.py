@@ -40,7 +40,7 @@ def run_seed(seed: int, n: int | None = None, *, ledger: bool = False, story: bo
     try:
         return run(plan, story=story)
     except Exception as error:  # a campaign goes on, and names the seed
-        return Verdict(seed, plan.n, failure=f"{type(error).__name__}: {error}")
+        return Verdict(seed, plan.n, plan.ledger, failure=f"{type(error).__name__}: {error}")
 
 
 def _run_chunk(seeds: range, n: int | None, ledger: bool) -> list[Verdict]:
@@ -118,13 +118,7 @@ class Result:
             "jobs": self.jobs,
             "seconds": round(self.seconds, 1),
             "failed": [
-                {
-                    "seed": v.seed,
-                    "n": v.n,
-                    "invariant": v.invariant,
-                    "failure": v.failure,
-                    "again": again(v, ledger=self.ledger),
-                }
+                {"seed": v.seed, "n": v.n, "invariant": v.invariant, "failure": v.failure, "again": again(v)}
                 for v in sorted(self.failed, key=lambda verdict: verdict.seed)
             ],
             "by_n": {str(n): {k: round(v, 1) for k, v in self._sizes[n].items()} for n in sorted(self._sizes)},
@@ -136,9 +130,9 @@ class Result:
 _SUMS: Final = ("seconds", "events", "blocks", "epochs", "views", "crashes", "transfers", "accused")
 
 
-def again(verdict: Verdict, *, ledger: bool) -> str:
+def again(verdict: Verdict) -> str:
     """The command that shows a run, also one whose size the seed did not draw."""
-    option = " --ledger" if ledger else ""
+    option = " --ledger" if verdict.ledger else ""
     return f"tallystick lab consensus --seeds {verdict.seed}..{verdict.seed} --n {verdict.n}{option} --transcript"
 
 

@@ -25,7 +25,6 @@ class Client:
 
     def __init__(self, cluster: "Cluster", name: str, wishes: "list[Wish]") -> None:
         self.cluster = cluster
-        self.name = name
         self.key = cluster.key(name)
         self.wishes = wishes
         self.accepted: dict[int, str] = {}
@@ -37,6 +36,11 @@ class Client:
         self._voices: Counter[str] = Counter()
         self._heard: set[str] = set()
         self._random = cluster.world.random(name)
+
+    @property
+    def next_number(self) -> int:
+        """Of a further wish."""
+        return 1 + max([self.number, *(wish.number for wish in self.wishes)])
 
     @property
     def done(self) -> bool:

@@ -87,7 +87,7 @@ class Cluster:
         later = [self.key(f"validator {i}").identity for i in range(plan.n, plan.nodes)]
         return first_state(self.genesis.chain, self.genesis.validators, later, [self.key(n).identity for n in people])
 
-    @property
+    @functools.cached_property
     def _first_task(self) -> str:
         """What the first client asks for first."""
         return blob_name(self.sign(self.key("client 0"), open_task(1)))

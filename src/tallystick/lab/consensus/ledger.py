@@ -28,11 +28,9 @@ from tallystick.ledger.transactions import (
     OpenTask,
     Policy,
     RemoveValidator,
-    SignedTransaction,
-    open_transaction,
-    read_transaction,
     sign_transaction,
 )
+from tallystick.network.opened import OpenedTransactions
 
 BOND: Final = 1_000
 """What each validator answers with."""
@@ -93,14 +91,8 @@ def first_state(chain: str, validators: Sequence[str], later: Iterable[str], peo
     return replace(state, chain=chain, accounts=accounts, minted=held)
 
 
-@functools.lru_cache(65_536)
-def _open(chain: str, transaction: bytes) -> SignedTransaction:
-    return open_transaction(transaction, chain)
-
-
-@functools.lru_cache(65_536)
-def _read(transaction: bytes) -> SignedTransaction:
-    return read_transaction(transaction)
+_opened: Final = functools.cache(OpenedTransactions)
+"""By chain; one for all nodes of a run, which all open the same."""
 
 
 @dataclass
@@ -116,10 +108,10 @@ class LedgerApplication:
         return self.state.height
 
     def check(self, transaction: bytes) -> None:
-        _open(self.state.chain, transaction)
+        _opened(self.state.chain).open(transaction)
 
     def admit(self, transaction: bytes) -> None:
-        opened = _open(self.state.chain, transaction)
+        opened = _opened(self.state.chain).open(transaction)
         try:
             require_new(self.state.accounts.get(opened.sender), opened)
         except Refused as refused:
@@ -138,7 +130,7 @@ class LedgerApplication:
             time_ms=block.time_ms,
             beacon=block.digest,
             transactions=block.transactions,
-            read=_read,
+            read=_opened(self.state.chain).read,
         )
         self.state = executed.state
         return [
@@ -174,7 +166,7 @@ class LedgerApplication:
         """A request that comes twice is answered as it was the first time, if it was its sender's last."""
         if not sender:
             return Reply("", 0, code)
-        number = _read(transaction).nonce
+        number = _opened(self.state.chain).read(transaction).nonce
         if code != "stale_nonce":
             return Reply(sender, number, code)
         account = self.state.accounts.get(sender)

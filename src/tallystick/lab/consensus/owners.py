@@ -21,7 +21,6 @@ class Owners:
         self.cluster = cluster
         self.owners = [Client(cluster, f"validator {i}", []) for i in range(cluster.plan.nodes)]
         self.witnesses = [Client(cluster, witness(i), []) for i in range(cluster.plan.nodes)]
-        self._asked: dict[str, int] = {}
         self._brought: set[tuple[int, str]] = set()
 
     @property
@@ -34,7 +33,7 @@ class Owners:
         chain = self.cluster.genesis.chain
         if leave is not None and join is not None:
             old, new = self.owners[leave].key, self.owners[join].key
-            self._ask(leave, RotateKey(new.identity, "none", prove_rotation(new, chain, old.identity)))
+            self._tell(self.owners[leave], RotateKey(new.identity, "none", prove_rotation(new, chain, old.identity)))
             return
         if join is not None:
             body: AnyBody = AddValidator(self.owners[join].key.identity, "127.0.0.1:1", "", "none", BOND)
@@ -43,20 +42,15 @@ class Owners:
             body = RemoveValidator(self.owners[leave].key.identity)
         for node in self.cluster.nodes[: self.cluster.plan.nodes]:
             if node.honest and node.key.identity in self.cluster.validators:
-                self._ask(node.index, body)
+                self._tell(self.owners[node.index], body)
 
     def bring(self, node: "Node", culprit: str, first: bytes, second: bytes) -> None:
         if (node.index, culprit) not in self._brought:
             self._brought.add((node.index, culprit))
             self._tell(self.witnesses[node.index], Accuse(first, second))
 
-    def _ask(self, owner: int, body: AnyBody) -> None:
-        self._tell(self.owners[owner], body)
-
     def _tell(self, client: Client, body: AnyBody) -> None:
-        number = self._asked.get(client.name, 0) + 1
-        self._asked[client.name] = number
-        client.wishes.append(Order(number, body))
+        client.wishes.append(Order(client.next_number, body))
         client.next()
 
 

@@ -32,6 +32,8 @@ FRESH_REQUESTS: Final = 2
 class Verdict:
     seed: int
     n: int
+    ledger: bool = False
+    """Whether it was the real ledger."""
     failure: str = ""
     """Empty if all is well; otherwise what is wrong, in one line."""
     invariant: int = 0
@@ -69,6 +71,7 @@ def run(plan: Plan, *, story: bool = False) -> Verdict:
     return Verdict(
         seed=plan.seed,
         n=plan.n,
+        ledger=plan.ledger,
         failure=failure,
         invariant=invariant,
         trace=world.trace_hash,
@@ -121,8 +124,8 @@ def heal(cluster: Cluster, chaos: Chaos) -> None:
     for client in cluster.people:
         client.replaced_before = len(cluster.watch.replaced)
     for client in cluster.clients:
-        number = max([client.number, *(wish.number for wish in client.wishes)])
-        client.wishes += [Transfer(number + 1 + i, client.key.identity, 1) for i in range(FRESH_REQUESTS)]
+        number = client.next_number
+        client.wishes += [Transfer(number + i, client.key.identity, 1) for i in range(FRESH_REQUESTS)]
         client.next()
     everybody = range(len(cluster.nodes))
     cluster.reconnect([(s, t) for s in everybody for t in everybody if s != t])
