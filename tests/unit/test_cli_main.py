@@ -31,6 +31,7 @@ def said(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
         (["attacks", "--json", "/nosuch/a.json"], "--json /nosuch/a.json: a file cannot be written"),
         (["dispute", "play", "p", "--key", "k", "--join", "h:1"], "k: No such file"),
         (["dispute", "host", "nosuch", "--key", "k"], "k: No such file"),
+        (["lab", "consensus", "--planted", "all", "--ledger"], "leave out --ledger"),
     ],
 )
 def test_wrong_usage_is_no_verdict(

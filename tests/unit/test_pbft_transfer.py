@@ -199,7 +199,7 @@ def test_who_was_silent_is_known_when_a_later_target_is_found() -> None:
     late.tick(600)
     late.receive(0, checkpoints(0, proof(height=24)))
     assert {want.by for want in wanted(late.tick(1))} <= {0, 1, 2} - {first.by}
-    assert FOUR.validators[first.by] in late.replica._state.silent
+    assert FOUR.validators[first.by] in late.replica._state.asking.silent
 
 
 def test_who_was_silent_is_known_when_a_target_is_given_up() -> None:

@@ -37,6 +37,8 @@ def consensus(
     Example: tallystick lab consensus --seeds 0..499 --jobs 2
     """
     chosen = _seeds(seeds)
+    if planted and ledger:
+        fail("--planted: the bugs are looked for with the lab's small application; leave out --ledger")
     if planted:
         sys.exit(0 if _find(planted, chosen, json) else 1)
     if transcript:

@@ -13,7 +13,6 @@ from tallystick.consensus.pbft.limits import (
     MAX_ANSWER_BYTES,
     MAX_BLOCKS_PER_ANSWER,
     MAX_PROOFS_PER_ANSWER,
-    fetch_timeout_ms,
 )
 from tallystick.consensus.pbft.messages import Blocks, CertifiedBlock, Checkpoints, Fetch, Status
 from tallystick.consensus.pbft.state import Fetching, State, deliver
@@ -68,7 +67,7 @@ def _end_silence(state: State) -> None:
 def fetch_if_behind(state: State) -> None:
     """On a tick: asks for blocks if a gap has lasted too long for messages under way to fill it."""
     if state.fetch is not None and state.clock.elapsed_ms >= state.fetch.until_ms:
-        state.was_silent(state.fetch.peer)
+        state.asking.was_late(state.fetch.peer, state.clock.elapsed_ms, state.group)
         state.overdue[state.fetch.peer] = state.fetch
         state.fetch = None
     if state.clock.elapsed_ms >= state.clock.progress_ms + BEHIND_MS:
@@ -82,9 +81,9 @@ def _ask_next(state: State) -> None:
     height, ahead = state.head.height, _ahead(state)
     if not ahead:
         return
-    peer, first = next((peer for peer in ahead if not state.is_silent(peer)), ahead[0]), height + 1
+    peer, first = (state.asking.quick(ahead, state.clock.elapsed_ms) or ahead)[0], height + 1
     last = min(state.peers[peer].height, height + MAX_BLOCKS_PER_ANSWER, state.group.checkpoint_after(height))
-    state.fetch = Fetching(peer, first, last, state.clock.elapsed_ms + fetch_timeout_ms(state.timeouts))
+    state.fetch = Fetching(peer, first, last, state.clock.elapsed_ms + state.asking.timeout_ms)
     state.last_asked = peer
     state.send(peer, Fetch(state.group.epoch, first, last))
 
@@ -126,7 +125,7 @@ def on_blocks(state: State, sender: str, message: Blocks) -> None:
     state.catching_up = True
     try:
         _take_all(state, asked, message.blocks)
-        state.helped(sender, in_time=in_time)
+        state.asking.helped(sender, in_time=in_time)
     except Refused:
         state.peer(sender).height = 0  # until it claims a height again
         raise

@@ -185,8 +185,8 @@ def enter_epoch(state: State, previous: Group | None, group: Group) -> None:
     collect_garbage(state)
     known = state.guests | state.peers  # a guest may have become a member
     state.peers = {identity: peer for identity, peer in known.items() if state.is_member(identity)}
-    state.slow.clear()
-    for kept in (state.turns, state.silent, state.overdue):
+    state.asking.regroup(state.peers)
+    for kept in (state.turns, state.overdue):
         for identity in kept.keys() - state.peers.keys():
             del kept[identity]
     state.welcome(state.guests)

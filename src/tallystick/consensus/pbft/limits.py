@@ -61,7 +61,7 @@ STATUS_MS: Final = 500
 BEHIND_MS: Final = 100
 """How long we may trail a peer before we ask for blocks; shorter gaps are messages still under way."""
 FETCH_TIMEOUT_MS: Final = 1_000
-"""How long a peer may take to answer before another one is asked, at first; see `fetch_timeout_ms`."""
+"""How long a peer may take to answer before another one is asked, at first; see `asking`."""
 MAX_FETCH_DOUBLINGS: Final = 4
 MAX_BLOCKS_PER_ANSWER: Final = 64
 MAX_ANSWER_BYTES: Final = 2 * 1024 * 1024
@@ -89,9 +89,3 @@ MAX_PROOFS_PER_ANSWER: Final = 512
 
 assert MAX_BLOCK_BYTES + MAX_CERTIFICATE_BYTES < MAX_ANSWER_BYTES
 assert MAX_PROOFS_PER_ANSWER * MAX_CHECKPOINT_BYTES < MAX_FRAME_BYTES
-
-
-def fetch_timeout_ms(failures: int) -> int:
-    """Patience with a peer that was asked for something large, after `failures` in a row: whatever the speed of the
-    network, some answer comes in time."""
-    return FETCH_TIMEOUT_MS << min(failures, MAX_FETCH_DOUBLINGS)

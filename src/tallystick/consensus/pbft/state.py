@@ -15,6 +15,7 @@ import msgspec
 
 from tallystick.canon.identity import Key
 from tallystick.canon.votes import Message
+from tallystick.consensus.pbft.asking import Asking
 from tallystick.consensus.pbft.group import Group
 from tallystick.consensus.pbft.io import (
     Accuse,
@@ -35,9 +36,7 @@ from tallystick.consensus.pbft.limits import (
     MAX_EARLY_BYTES,
     MAX_EARLY_FRAMES,
     MAX_EVIDENCE,
-    MAX_FETCH_DOUBLINGS,
     MAX_GUESTS,
-    SILENT_MS,
 )
 from tallystick.consensus.pbft.messages import Block, CheckpointContent, Claim, ViewChange, seal_message
 from tallystick.consensus.pbft.pool import Pool
@@ -244,10 +243,7 @@ class State:
     fetch: Fetching | None = None
     overdue: dict[str, Fetching] = field(default_factory=dict)
     """Requests for blocks that were not answered in time, the last of each peer: the answer may still come."""
-    timeouts: int = 0
-    """How often more than `f` peers were late with blocks or chunks, less the answers that came in time."""
-    slow: set[str] = field(default_factory=set)
-    """Who was late since its last answer in time, and since we last became more patient."""
+    asking: Asking = field(default_factory=Asking)
     last_asked: str = ""
     catching_up: bool = False
     """Whether the last request brought blocks: then there may be more where they came from."""
@@ -256,9 +252,6 @@ class State:
     transfer: Transferring | None = None
     turns: dict[str, int] = field(default_factory=dict)
     """The number of the last request for a chunk that each peer had: whose is lowest is asked next."""
-    silent: dict[str, int] = field(default_factory=dict)
-    """Until when peers are asked last that did not answer in time, whatever we ask for: a chain that is quick to its
-    next checkpoint would else have us begin with the same ones for each."""
     ran_on: int = 0
     """How many blocks the others delivered while our last transfer was under way."""
     clock: Clock = field(default_factory=Clock)
@@ -311,25 +304,6 @@ class State:
         """Whether `peer` has not had all the answers that it may get in a while."""
         self.peer(peer).answers += 1
         return self.peer(peer).answers <= MAX_ANSWERS
-
-    def is_silent(self, peer: str) -> bool:
-        return self.silent.get(peer, 0) > self.clock.elapsed_ms
-
-    def was_silent(self, peer: str) -> None:
-        """`peer` did not answer in time. When more than `f` validators did not, one of them is honest, and it may be
-        our own line that is slow: we are more patient then."""
-        self.silent[peer] = self.clock.elapsed_ms + SILENT_MS
-        self.slow.add(peer)
-        if len(self.slow.intersection(self.group.validators)) > self.group.faults:
-            self.slow.clear()
-            self.timeouts = min(self.timeouts + 1, MAX_FETCH_DOUBLINGS)
-
-    def helped(self, peer: str, *, in_time: bool) -> None:
-        """`peer` sent something that we wanted."""
-        self.silent.pop(peer, None)
-        if in_time:
-            self.slow.discard(peer)
-            self.timeouts = max(0, self.timeouts - 1)
 
     def is_member(self, identity: str) -> bool:
         """Of this epoch, or of the one before it."""

@@ -34,7 +34,6 @@ from tallystick.consensus.pbft.limits import (
     READ_MS,
     STALLED_MS,
     TRANSFER_GAP,
-    fetch_timeout_ms,
 )
 from tallystick.consensus.pbft.messages import CheckpointContent, Checkpoints, Chunk, FetchChunk
 from tallystick.consensus.pbft.state import Stable, State, Transferring
@@ -138,7 +137,7 @@ def on_tick(state: State) -> None:
         transfer.heard_ms = state.clock.elapsed_ms
     overdue = {i: peer for i, (peer, until_ms) in transfer.asked.items() if state.clock.elapsed_ms >= until_ms}
     for peer in sorted(set(overdue.values())):
-        state.was_silent(peer)
+        state.asking.was_late(peer, state.clock.elapsed_ms, state.group)
     for index in overdue:
         _put_back(transfer, index)
     if not transfer.missing and not transfer.asked:
@@ -156,7 +155,7 @@ def on_tick(state: State) -> None:
 def _next_peer(state: State, transfer: Transferring) -> str | None:
     """Whose turn it is to be asked for a chunk; None if there is nobody to ask."""
     able = _able(state, transfer)
-    quick = [identity for identity in able if not state.is_silent(identity)]
+    quick = state.asking.quick(able, state.clock.elapsed_ms)
     if not able or (not quick and _is_dropped(state, transfer)):
         return None
     return min(quick or able, key=lambda identity: (state.turns.get(identity, 0), identity))
@@ -176,7 +175,7 @@ def _is_dropped(state: State, transfer: Transferring) -> bool:
 
 def _ask(state: State, transfer: Transferring, peer: str, index: int) -> None:
     state.turns[peer] = 1 + max(state.turns.values(), default=0)
-    transfer.asked[index] = (peer, state.clock.elapsed_ms + fetch_timeout_ms(state.timeouts))
+    transfer.asked[index] = (peer, state.clock.elapsed_ms + state.asking.timeout_ms)
     state.send(peer, FetchChunk(state.group.epoch, transfer.target.height, index))
 
 
@@ -210,7 +209,7 @@ def on_chunk(state: State, sender: str, message: Chunk) -> None:
             _put_back(transfer, index)
         raise
     asked, _ = transfer.asked.pop(index, ("", 0))
-    state.helped(sender, in_time=asked == sender)
+    state.asking.helped(sender, in_time=asked == sender)
     transfer.heard_ms = state.clock.elapsed_ms
     if index in transfer.missing:
         transfer.missing.remove(index)
