@@ -27,13 +27,13 @@ from pbft_cluster import (
 
 from tallystick.canon.encoding import to_bytes
 from tallystick.canon.quorum import quorum
-from tallystick.canon.votes import Commit, Prepare, PrePrepare, seal_vote
+from tallystick.canon.votes import MAX_VOTE_BYTES, Commit, Prepare, PrePrepare, seal_vote
 from tallystick.consensus.pbft import Parameters
 from tallystick.consensus.pbft.io import Broadcast, Examine, Head, Persist, Submitted, ViewRecord
 from tallystick.consensus.pbft.limits import (
     MAX_BLOCK_BYTES,
+    MAX_CHECKPOINT_BYTES,
     MAX_DOUBLINGS,
-    MAX_FRAME_BYTES,
     MAX_INTERVAL,
     MAX_VALIDATORS,
     MAX_VIEW_CHANGE_BYTES,
@@ -61,6 +61,7 @@ from tallystick.consensus.pbft.views import check_view_change, choose
 
 A, B = block_at(1, b"A"), block_at(1, b"B")
 DIGEST_A, DIGEST_B = FOUR.block_digest(A), FOUR.block_digest(B)
+D = DIGEST_A
 NULL = FOUR.block_digest(null_block(1))
 
 
@@ -609,13 +610,44 @@ def replace_view(claim: Claim, view: int) -> Claim:
     return Claim(claim.height, view, claim.digest, claim.votes)
 
 
-def test_the_largest_view_change_and_new_view_fit_their_bounds() -> None:
-    far = 2**40
-    vote = seal_vote(KEYS[0], "a chain with quite a long name", Prepare(far, far, far, b"d" * 32))
+def test_the_largest_honest_view_change_fits_its_bound() -> None:
+    """Also with votes that their signers made as long as a decoder takes them: 15 bytes more than ours."""
+    far = 2**53 - 1
+    vote = seal_vote(KEYS[0], "a chain with quite a long name", PrePrepare(far, far, far, b"d" * 32)) + bytes(15)
     claim = Claim(far, far, b"d" * 32, [vote] * quorum(MAX_VALIDATORS))
-    change = 2 * MAX_INTERVAL * len(to_bytes(claim))
-    assert change < MAX_VIEW_CHANGE_BYTES
-    assert quorum(MAX_VALIDATORS) * change + 2 * MAX_INTERVAL * len(vote) < MAX_FRAME_BYTES
+    assert 2 * MAX_INTERVAL * len(to_bytes(claim)) + MAX_CHECKPOINT_BYTES < MAX_VIEW_CHANGE_BYTES
+
+
+def test_a_view_change_that_no_new_view_could_hold_stops_nobody() -> None:
+    """Claims are judged one by one, so junk in them is no offense; but what is larger than a new view may hold would
+    keep every view from opening that is opened with it."""
+    wide = Parameters(interval=32, epoch_length=256, window=8)
+    four = cluster(4, parameters=wide)
+    four.crash(0)
+    junk = [bytes(MAX_VOTE_BYTES)] * MAX_VALIDATORS
+    claims = [Claim(height, 0, D, junk) for height in range(1, four.genesis.span + 1)]
+    padded = view_change(four.genesis, 0, 1, *claims)
+    assert len(padded) > MAX_VIEW_CHANGE_BYTES
+    for i in (1, 2, 3):
+        assert four[i].refusals(0, padded) == {"too_large": 1}
+    four.submit(2, b"one")
+    four.run(1500)
+    assert four.heights()[1:] == [1, 1, 1]
+    assert four.restart(1).replica.view == 1
+
+
+def test_a_claim_shows_no_more_votes_than_it_takes() -> None:
+    """Who fetched a block has its certificate as it came, which may hold the votes of all."""
+    late = node(FOUR, 1)
+    block = block_at()
+    late.receive(0, seal_message(KEYS[0], FOUR, Status(0, 0, True, 1, 0)))
+    late.tick(500)
+    late.receive(0, seal_message(KEYS[0], FOUR, Blocks(0, [CertifiedBlock(block, certify(FOUR, block, range(4)))])))
+    assert late.replica.height == 1
+    for i in (2, 3):
+        late.receive(i, view_change(FOUR, i, 1))
+    (change,) = said(FOUR, late.effects, ViewChange)
+    assert [len(claim.votes) for claim in change.claims] == [FOUR.quorum]
 
 
 def test_a_follower_enters_a_view_but_leaves_none() -> None:

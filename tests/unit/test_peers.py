@@ -280,14 +280,14 @@ def deaf() -> tuple[Outgoing, Deaf, Counter[str]]:
 def test_a_full_queue_loses_its_oldest_large_frames_and_no_vote() -> None:
     async def scenario() -> None:
         channel, transport, rejections = deaf()
-        for i in range(20):
+        for i in range(28):
             channel.add(bytes([i]) * SMALL_BYTES)
             channel.add(bytes([i]) * 1024 * 1024)
             channel.flush()
         assert channel.queued <= MAX_QUEUED_BYTES
         kept = [(frame[0], len(frame)) for frame in channel._frames]
-        assert [number for number, size in kept if size == SMALL_BYTES] == list(range(20))
-        assert [number for number, size in kept if size > SMALL_BYTES] == list(range(5, 20))
+        assert [number for number, size in kept if size == SMALL_BYTES] == list(range(28))
+        assert [number for number, size in kept if size > SMALL_BYTES] == list(range(5, 28))
         assert rejections == {"peer_queue_full": 5}
         assert not transport.aborted
 

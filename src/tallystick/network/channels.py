@@ -14,7 +14,7 @@ from tallystick.consensus.pbft.limits import MAX_FRAME_BYTES
 from tallystick.network.inbox import Inbox
 
 LENGTH_BYTES: Final = 4
-MAX_QUEUED_BYTES: Final = 16 * 1024 * 1024
+MAX_QUEUED_BYTES: Final = 24 * 1024 * 1024
 """Waiting to be sent to one peer, beyond what the system has taken."""
 SMALL_BYTES: Final = 1024
 """Frames up to this size, which all votes are, outlive larger ones in a full queue: those can be fetched again."""

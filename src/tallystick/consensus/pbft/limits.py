@@ -5,6 +5,9 @@ Bounds that two nodes must share to agree on what is valid are marked *agreed*; 
 
 from typing import Final
 
+from tallystick.canon.quorum import quorum
+from tallystick.canon.votes import MAX_VOTE_BYTES
+
 MAX_VALIDATORS: Final = 31
 """*Agreed.* Ed25519 certificates and all-to-all votes are meant for about twenty."""
 MAX_INTERVAL: Final = 64
@@ -19,13 +22,15 @@ MAX_CERTIFICATE_BYTES: Final = MAX_VALIDATORS * 256
 """*Agreed.* A sealed commit takes about 170 bytes."""
 MAX_CHECKPOINT_BYTES: Final = MAX_CERTIFICATE_BYTES + 4096
 """*Agreed.* A stable checkpoint: its content names all validators."""
-MAX_VIEW_CHANGE_BYTES: Final = 2 * MAX_INTERVAL * MAX_CERTIFICATE_BYTES
-"""*Agreed.* One sealed view change; with few validators and the usual interval it takes some ten kilobytes."""
+MAX_VIEW_CHANGE_BYTES: Final = 640 * 1024
+"""*Agreed.* One sealed view change: a quorum of the largest group for each of `2 * MAX_INTERVAL` heights. With few
+validators and the usual interval it takes some ten kilobytes."""
 MAX_CLOCK_SKEW_MS: Final = 30_000
 """How far ahead of our own clock a proposal's time may be."""
 
-MAX_FRAME_BYTES: Final = 10 * 1024 * 1024
-"""One sealed message on a channel. Holds a new view of the largest group."""
+MAX_FRAME_BYTES: Final = 16 * 1024 * 1024
+"""One sealed message on a channel. Holds a new view of the largest group, whatever f of its validators put into their
+view changes."""
 BLOCK_OVERHEAD_BYTES: Final = 512
 """What a block's header and list lengths take beside its transactions; 5 bytes more for each transaction."""
 TRANSACTION_OVERHEAD_BYTES: Final = 5
@@ -89,3 +94,4 @@ MAX_PROOFS_PER_ANSWER: Final = 512
 
 assert MAX_BLOCK_BYTES + MAX_CERTIFICATE_BYTES < MAX_ANSWER_BYTES
 assert MAX_PROOFS_PER_ANSWER * MAX_CHECKPOINT_BYTES < MAX_FRAME_BYTES
+assert quorum(MAX_VALIDATORS) * MAX_VIEW_CHANGE_BYTES + 2 * MAX_INTERVAL * MAX_VOTE_BYTES < MAX_FRAME_BYTES

@@ -23,7 +23,7 @@ from tallystick.consensus.pbft import normal
 from tallystick.consensus.pbft.certificate import verify_checkpoint, verify_claim, view_of, votes_in
 from tallystick.consensus.pbft.group import Group
 from tallystick.consensus.pbft.io import Broadcast, Certified, Examine, Persist, Phase, ViewRecord
-from tallystick.consensus.pbft.limits import MAX_DOUBLINGS
+from tallystick.consensus.pbft.limits import MAX_DOUBLINGS, MAX_VIEW_CHANGE_BYTES
 from tallystick.consensus.pbft.messages import (
     Claim,
     NewView,
@@ -112,12 +112,15 @@ def _claims(state: State) -> list[Claim]:
 
 
 def _claim(group: Group, known: Certified) -> Claim:
+    """A fetched certificate may hold more votes than it takes; a claim with all of them might not fit."""
     votes = votes_in(known.certificate)
     _, commit = open_vote(group.chain, votes[0])
-    return Claim(known.height, view_of(commit), known.digest, votes)
+    return Claim(known.height, view_of(commit), known.digest, votes[: group.quorum])
 
 
 def on_view_change(state: State, sender: str, message: ViewChange, frame: bytes) -> None:
+    if len(frame) > MAX_VIEW_CHANGE_BYTES:  # with it in a new view, nobody could open that
+        raise Refused("too_large", f"{sender[:12]}'s view change: {len(frame)} bytes, at most {MAX_VIEW_CHANGE_BYTES}")
     if message.epoch > state.group.epoch:
         raise state.hold_early(sender, frame, "epoch_ahead")
     check_member(state.group, sender, message)
