@@ -1,5 +1,6 @@
 """Tracing: what becomes a program, what is refused and with which words, and that a program is one thing everywhere."""
 
+import copy
 import math
 import os
 import subprocess
@@ -178,6 +179,49 @@ def test_tracing_changes_neither_the_model_nor_the_random_state() -> None:
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
     assert torch.equal(torch.get_rng_state(), state)
     assert all(value.grad is None for value in model.parameters())
+
+
+class Remembering(nn.Linear):
+    """Stores what it computes, as attention maps or caches are."""
+
+    def __init__(self) -> None:
+        super().__init__(FEATURES, FEATURES)
+        self.last: Tensor | None = None
+        self.cache: dict[str, Tensor] = {}
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.last = self.cache["y"] = super().forward(x)
+        return self.last
+
+
+def shared() -> nn.Module:
+    layer = nn.Linear(FEATURES, FEATURES)
+    return nn.Sequential(layer, nn.BatchNorm1d(FEATURES), layer)
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm. is deprecated")
+@pytest.mark.parametrize("fails", [False, True])
+@pytest.mark.parametrize("make", [shared, Remembering, lambda: nn.utils.weight_norm(nn.Linear(FEATURES, FEATURES))])
+def test_tracing_leaves_what_modules_hold_as_it_was(make: Callable[[], nn.Module], fails: bool) -> None:
+    inner = make()
+    model = nn.Sequential(inner, nn.Sequential(*[Failing()] * fails)).eval()
+    tensors = [*model.parameters(), *model.buffers()]
+    x = torch.ones(2, FEATURES)
+    with torch.no_grad():
+        expected = inner(x)
+    if fails:
+        assert "float64" in refusal(lambda: traced(model))
+    else:
+        traced(model)
+    assert all(ours is theirs for ours, theirs in zip([*model.parameters(), *model.buffers()], tensors, strict=True))
+    assert not any(module.training for module in model.modules())
+    assert torch.equal(copy.deepcopy(inner)(x), expected)
+    assert torch.equal(inner(x), expected)
+
+
+class Failing(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.double()
 
 
 def test_two_processes_give_a_program_one_name() -> None:

@@ -182,11 +182,20 @@ def _moved_before_loss(captured: Captured, count: int) -> Graph:
 
 @contextmanager
 def _mode(model: nn.Module, *, training: bool) -> Iterator[None]:
-    """Puts every module in training or evaluation mode, and afterwards back into its own."""
-    before = {module: module.training for module in model.modules()}
+    """Puts every module in training or evaluation mode, and afterwards all that modules hold back as it was.
+
+    What a forward pass stores in a module is no tensor once recording is over; and functional_call leaves such a thing
+    in place of a parameter where a module has two paths.
+    """
+    modes = {module: module.training for module in model.modules()}
+    held = [part for module in modes for part in (vars(module), *vars(module).values()) if isinstance(part, dict)]
+    before = [(part, dict(part)) for part in held]
     model.train(training)
     try:
         yield
     finally:
-        for module, mode in before.items():
-            module.training = mode
+        for part, items in before:
+            part.clear()
+            part.update(items)
+        for module, mode in modes.items():
+            module.training = mode  # a scripted module does not hold it in Python
