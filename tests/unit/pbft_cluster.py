@@ -328,9 +328,8 @@ class Node:
                 return Restored(effect.head.height, self.deadline_ms)
             case Examine(transactions=given):
                 void = [t for t in given if t in self.app.executed or t.startswith(b"void")]
-                return Examined(
-                    tuple(t for t in given if t not in void), tuple((t, "void") for t in void), effect.again
-                )
+                good = tuple(t for t in given if t not in void)
+                return Examined(good, tuple((t, "void") for t in void), effect.again, effect.peer)
             case Verify(transactions=given):
                 bad = any(t.startswith(b"bad") for t in given)
                 return Verified(effect.digest, "bad_transaction" if bad else "")

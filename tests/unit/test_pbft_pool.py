@@ -4,7 +4,16 @@ import pytest
 from pbft_cluster import FOUR, KEYS, Node, cluster, node, said
 
 from tallystick.consensus.pbft.io import Connected, Effect, Examine, Examined, Received, Submitted
-from tallystick.consensus.pbft.limits import MAX_FORWARD_BYTES, MAX_POOL_TRANSACTIONS, MAX_RECENT
+from tallystick.consensus.pbft.limits import (
+    EXAMINED_PER_TICK,
+    MAX_BLOCK_TRANSACTIONS,
+    MAX_FORWARD_BYTES,
+    MAX_FORWARDED,
+    MAX_FORWARDED_BYTES,
+    MAX_POOL_BYTES,
+    MAX_POOL_TRANSACTIONS,
+    MAX_RECENT,
+)
 from tallystick.consensus.pbft.messages import Forward, seal_message
 from tallystick.consensus.pbft.pool import Pool
 from tallystick.errors import Refused
@@ -61,7 +70,7 @@ def test_what_waits_too_long_is_examined_again_and_then_forwarded_again_or_dropp
 def test_forwarded_transactions_take_memory_only_after_the_application_admits_them() -> None:
     here = backup()
     effects = here.replica.step(Received(PEER.identity, seal_message(PEER, FOUR, Forward(0, [b"good", b"bad"]))))
-    assert effects == [Examine((b"good", b"bad"), again=False)]
+    assert effects == [Examine((b"good", b"bad"), again=False, peer=PEER.identity)]
     assert here.replica.waiting == 0
     here.replica.step(Examined((b"good",), ((b"bad", "bad_signature"),), again=False))
     assert here.replica.waiting == 1
@@ -83,7 +92,7 @@ def test_what_was_committed_is_no_news_but_is_examined_if_it_comes_again() -> No
     assert four[2].replica.height == 1
     again = Received(KEYS[3].identity, seal_message(KEYS[3], FOUR, Forward(0, [b"one"])))
     assert four[2].replica.step(again) == []
-    assert four[2].replica.step(again) == [Examine((b"one",), again=False)]
+    assert four[2].replica.step(again) == [Examine((b"one",), again=False, peer=KEYS[3].identity)]
 
 
 def test_two_copies_examined_at_once_do_not_start_a_storm() -> None:
@@ -111,18 +120,18 @@ def test_a_peer_that_comes_back_is_told_what_waits() -> None:
 def test_a_full_pool_refuses_and_says_so() -> None:
     pool = Pool()
     for i in range(MAX_POOL_TRANSACTIONS):
-        pool.add(b"%d" % i, 0, ours=True)
+        pool.add(b"%d" % i, 0)
     with pytest.raises(Refused, match="mempool_full"):
-        pool.add(b"one more", 0, ours=True)
+        pool.add(b"one more", 0)
     pool.drop(b"0")
-    assert pool.add(b"one more", 0, ours=True)
+    assert pool.add(b"one more", 0)
 
 
 def test_the_pool_is_bounded_in_bytes() -> None:
     pool = Pool()
     with pytest.raises(Refused, match="mempool_full"):
         for i in range(1000):
-            pool.add(i.to_bytes(2) * 32_000, 0, ours=True)
+            pool.add(i.to_bytes(2) * 32_000, 0)
     assert pool.size <= 32 * 1024 * 1024
     pool.committed(list(pool.waiting))
     assert pool.size == 0
@@ -140,4 +149,61 @@ def test_a_committed_transaction_is_no_news_and_memory_of_it_is_bounded() -> Non
     assert len(pool.recent) == MAX_RECENT
     assert not pool.knows(b"9")
     assert pool.knows(b"10")
-    assert not pool.add(b"10", 0, ours=True)
+    assert not pool.add(b"10", 0)
+
+
+# ---- peers that forward too much
+
+
+def forward(*transactions: bytes) -> bytes:
+    return seal_message(PEER, FOUR, Forward(0, list(transactions)))
+
+
+def examined(effects: list[Effect]) -> int:
+    return sum(len(effect.transactions) for effect in effects if isinstance(effect, Examine))
+
+
+def test_between_two_ticks_a_peer_has_so_many_examined_and_the_rest_later() -> None:
+    """Checking a signature costs us more than making one up costs a liar."""
+    here, share = backup(), EXAMINED_PER_TICK // 4
+    flood = [b"void %d" % i for i in range(MAX_BLOCK_TRANSACTIONS)]
+    assert examined(here.receive(BY, forward(*flood))) == share
+    assert examined(here.receive(BY, forward(b"one more"))) == 0
+    assert here.replica.has_more_to_do
+    assert examined(here.tick()) == share
+    for _ in range(MAX_BLOCK_TRANSACTIONS // share):
+        here.tick()
+    assert not here.replica.has_more_to_do
+    assert here.replica.rejections == {"void": MAX_BLOCK_TRANSACTIONS}
+    assert here.replica.waiting == 1
+
+
+def test_what_waits_to_be_examined_is_bounded_for_each_peer() -> None:
+    here = backup()
+    for start in range(0, 20_000, 1000):
+        here.receive(BY, forward(*[b"void %d" % i for i in range(start, start + 1000)]))
+    assert here.replica.load["forwarded"] == MAX_FORWARDED
+    assert here.replica.rejections["too_many_forwards"] > 0
+    fat = backup()
+    for i in range(100):
+        fat.receive(BY, forward(*[bytes([1, i, j]) + bytes(60_000) for j in range(8)]))
+    assert fat.replica.load["forwarded_bytes"] <= MAX_FORWARDED_BYTES
+    assert examined(here.receive(3, seal_message(KEYS[3], FOUR, Forward(0, [b"honest"])))) == 1
+
+
+def test_what_one_peer_forwards_does_not_fill_the_pool() -> None:
+    pool = Pool()
+    for i in range(MAX_POOL_TRANSACTIONS // 4):
+        pool.add(b"%d" % i, 0, peer="liar", validators=4)
+    with pytest.raises(Refused, match="peer_share"):
+        pool.add(b"one more", 0, peer="liar", validators=4)
+    assert pool.add(b"one more", 0, peer="other", validators=4)
+    assert pool.add(b"ours", 0)
+    pool.drop(b"0")
+    assert pool.add(b"now there is room", 0, peer="liar", validators=4)
+    pool.committed(list(pool.waiting))
+    assert pool.relayed == {}
+    with pytest.raises(Refused, match="peer_share"):
+        for i in range(1000):
+            pool.add(i.to_bytes(2) * 32_000, 0, peer="liar", validators=4)
+    assert pool.size <= MAX_POOL_BYTES // 4

@@ -267,7 +267,7 @@ class PbftEngine:
         self._feed(Tick(self._shell.now_ms(), self._elapsed_ms()))
         self._finish()
         self._metrics.turn_seconds.observe(time.perf_counter() - began)
-        if self._inbox:
+        if self._inbox or self._replica.has_more_to_do:
             self._wake()
 
     def _tick_if_idle(self) -> None:

@@ -22,4 +22,4 @@ def examine(rules: Rules, asked: Examine) -> Examined:
             accepted.append(transaction)
         except Refused as reason:
             refused.append((transaction, reason.code))
-    return Examined(tuple(accepted), tuple(refused), asked.again)
+    return Examined(tuple(accepted), tuple(refused), asked.again, asked.peer)

@@ -1,30 +1,66 @@
 """How transactions reach the primary: each goes to all validators, so that losing one machine loses no transaction.
 
-What comes from peers is examined by the application before it takes memory. What waits too long is examined again,
+What comes from peers is examined by the application before it takes a place in the pool, of each peer so many between
+two ticks and the rest later, so that none of them can keep us busy. What waits too long is examined again,
 because it may have become void, and then forwarded again: at once if it was submitted here, later if it was relayed.
 """
 
 from collections.abc import Iterator
 
 from tallystick.consensus.pbft.io import Broadcast, Examine, Examined, Send
-from tallystick.consensus.pbft.limits import MAX_BLOCK_TRANSACTIONS, MAX_FORWARD_BYTES, RECHECK_MS
+from tallystick.consensus.pbft.limits import (
+    EXAMINED_PER_TICK,
+    MAX_BLOCK_TRANSACTIONS,
+    MAX_FORWARD_BYTES,
+    MAX_FORWARDED,
+    MAX_FORWARDED_BYTES,
+    RECHECK_MS,
+)
 from tallystick.consensus.pbft.messages import Forward, seal_message
-from tallystick.consensus.pbft.state import State
+from tallystick.consensus.pbft.state import Peer, State
 from tallystick.errors import Refused
 
 
 def submit(state: State, transaction: bytes) -> None:
     """Raises `Refused`: `bad_transaction_size` or `mempool_full`."""
-    if state.pool.add(transaction, state.clock.elapsed_ms, ours=True):
+    if state.pool.add(transaction, state.clock.elapsed_ms):
         state.outbox.append(transaction)
 
 
-def on_forward(state: State, message: Forward) -> None:
-    """One that was committed lately is no news, unless it comes again: then a peer still waits for it, which has not
-    executed the block that held it and perhaps never will, while the application would admit it once more."""
-    news = tuple(t for t in message.transactions if not (state.pool.holds(t) or state.pool.forget(t)))
+def on_forward(state: State, sender: str, message: Forward) -> None:
+    """Raises `Refused`: `too_many_forwards`. What is lost so is forwarded again by its first holder."""
+    peer = state.peer(sender)
+    try:
+        for transaction in message.transactions:
+            if len(peer.forwarded) == MAX_FORWARDED or peer.forwarded_bytes + len(transaction) > MAX_FORWARDED_BYTES:
+                reason = f"{sender[:12]} forwards faster than we examine; {len(peer.forwarded)} wait already"
+                raise Refused("too_many_forwards", reason)
+            peer.forwarded.append(transaction)
+            peer.forwarded_bytes += len(transaction)
+    finally:
+        _examine_some(state, sender, peer)
+
+
+def on_tick(state: State) -> None:
+    for identity, peer in state.peers.items():
+        peer.examined = 0
+        if peer.forwarded:
+            _examine_some(state, identity, peer)
+
+
+def _examine_some(state: State, identity: str, peer: Peer) -> None:
+    """Has the next of what a peer forwarded examined, as many as it may have before the next tick.
+
+    One that was committed lately is no news, unless it comes again: then a peer still waits for it, which has not
+    executed the block that held it and perhaps never will, while the application would admit it once more.
+    """
+    room = EXAMINED_PER_TICK // len(state.group.validators) - peer.examined
+    chosen = [peer.forwarded.popleft() for _ in range(min(room, len(peer.forwarded)))]
+    peer.forwarded_bytes -= sum(map(len, chosen))
+    peer.examined += len(chosen)
+    news = tuple(t for t in chosen if not (state.pool.holds(t) or state.pool.forget(t)))
     if news:
-        state.do(Examine(news, again=False))
+        state.do(Examine(news, again=False, peer=identity))
 
 
 def on_examined(state: State, event: Examined) -> None:
@@ -37,12 +73,12 @@ def on_examined(state: State, event: Examined) -> None:
         flush(state)
     else:
         for transaction in event.accepted:
-            _take(state, transaction)
+            _take(state, transaction, event.peer)
 
 
-def _take(state: State, transaction: bytes) -> None:
+def _take(state: State, transaction: bytes, peer: str) -> None:
     try:
-        state.pool.add(transaction, state.clock.elapsed_ms, ours=False)
+        state.pool.add(transaction, state.clock.elapsed_ms, peer=peer, validators=len(state.group.validators))
     except Refused as refused:
         state.rejections[refused.code] += 1
 

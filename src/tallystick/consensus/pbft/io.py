@@ -199,6 +199,8 @@ class Examined(msgspec.Struct, frozen=True):
     """Each with its reason code."""
     again: bool
     """As in that `Examine`."""
+    peer: str = ""
+    """The same."""
 
 
 class Verified(msgspec.Struct, frozen=True):
@@ -300,6 +302,8 @@ class Examine(msgspec.Struct, frozen=True):
     transactions: tuple[bytes, ...]
     again: bool
     """True if they have waited here for long, false if a peer has just forwarded them."""
+    peer: str = ""
+    """Who has."""
 
 
 class Verify(msgspec.Struct, frozen=True):

@@ -52,6 +52,13 @@ MAX_RECENT: Final = 65_536
 """Hashes of committed transactions remembered, 32 bytes each."""
 MAX_FORWARD_BYTES: Final = 512 * 1024
 """Transactions in one forward message."""
+EXAMINED_PER_TICK: Final = 512
+"""Transactions of peers that are examined between two ticks, in equal shares for all validators: one that forwards
+what nobody admits takes no more of our time than that."""
+MAX_FORWARDED: Final = 2 * MAX_BLOCK_TRANSACTIONS
+"""From one peer, that wait to be examined."""
+MAX_FORWARDED_BYTES: Final = 2 * 1024 * 1024
+"""Of these, together."""
 MAX_RECHECKED: Final = 256
 """Waiting transactions that are examined and forwarded again in one round."""
 RECHECK_MS: Final = 1_000

@@ -144,6 +144,11 @@ class Replica:
         return len(self._state.pool.waiting)
 
     @property
+    def has_more_to_do(self) -> bool:
+        """Whether a tick would go on at once with what one tick leaves for the next."""
+        return any(peer.forwarded for peer in self._state.peers.values())
+
+    @property
     def rejections(self) -> Mapping[str, int]:
         """How often input from others was refused, by reason code."""
         return self._state.rejections
@@ -164,6 +169,8 @@ class Replica:
             "guests": len(state.guests),
             "early": sum(len(peer.early) for peer in state.peers.values()),
             "early_bytes": sum(peer.early_bytes for peer in state.peers.values()),
+            "forwarded": sum(len(peer.forwarded) for peer in state.peers.values()),
+            "forwarded_bytes": sum(peer.forwarded_bytes for peer in state.peers.values()),
             "replay": len(state.replay),
             "inbound": len(state.inbound),
             "pool": len(state.pool.waiting),
@@ -265,6 +272,7 @@ class Replica:
                 peer.answers = 0
         if state.executed != state.head.height:
             return
+        forwarding.on_tick(state)
         group, view, active = state.group, state.view, state.active
         if first:
             normal.consider_all(state)
@@ -330,7 +338,7 @@ def _dispatch(state: State, sender: str, message: OnChannel, frame: bytes) -> No
         case Body():
             normal.on_body(state, sender, message)
         case Forward():
-            forwarding.on_forward(state, message)
+            forwarding.on_forward(state, sender, message)
         case Status():
             catchup.on_status(state, sender, message)
         case Fetch():

@@ -105,6 +105,11 @@ class Peer:
     early: deque[bytes] = field(default_factory=deque)
     """Frames of a view or epoch that we have not entered yet."""
     early_bytes: int = 0
+    forwarded: deque[bytes] = field(default_factory=deque)
+    """Transactions that it forwarded and that are not examined yet."""
+    forwarded_bytes: int = 0
+    examined: int = 0
+    """How many of them were, since the last tick."""
     answers: int = 0
     """Answers we gave it in the current `ANSWERS_MS`."""
     reads: int = 0

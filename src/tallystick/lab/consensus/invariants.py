@@ -404,6 +404,8 @@ def bounds(members: int, peers: int, span: int) -> dict[str, int]:
         "guests": limits.MAX_GUESTS,
         "early": early,
         "early_bytes": peers * limits.MAX_EARLY_BYTES,
+        "forwarded": members * limits.MAX_FORWARDED,
+        "forwarded_bytes": members * limits.MAX_FORWARDED_BYTES,
         "replay": members * EARLY_FRAMES,
         "inbound": limits.MAX_BLOCKS_PER_ANSWER,
         "pool": limits.MAX_POOL_TRANSACTIONS,
