@@ -19,6 +19,7 @@ from tallystick.consensus.pbft import Group, Parameters, Replica
 from tallystick.consensus.pbft.certificate import encode_checkpoint, height_of, make_certificate
 from tallystick.consensus.pbft.io import (
     BlocksRead,
+    BodyRead,
     Broadcast,
     Certified,
     CheckpointRecord,
@@ -39,6 +40,7 @@ from tallystick.consensus.pbft.io import (
     Persist,
     Phase,
     ReadBlocks,
+    ReadBody,
     ReadChunk,
     Received,
     Record,
@@ -341,6 +343,9 @@ class Node:
                 data = self.disk.snapshots.get(height)
                 manifest = manifest_of(data) if data is not None and index == 0 else b""
                 return ChunkRead(peer, height, index, manifest, chunk(data or b"", index))
+            case ReadBody(peer=peer, height=height, digest=digest):
+                votes = [vote for vote in self.disk.votes.values() if (vote.height, vote.digest) == (height, digest)]
+                return BodyRead(peer, digest, max((vote.block for vote in votes), default=b""))
         return None
 
     def tick(self, later_ms: int = 0) -> list[Effect]:

@@ -41,6 +41,7 @@ from tallystick.consensus.pbft.limits import (
 from tallystick.consensus.pbft.messages import (
     Block,
     Blocks,
+    Body,
     CertifiedBlock,
     Claim,
     FetchBody,
@@ -648,6 +649,49 @@ def test_a_claim_shows_no_more_votes_than_it_takes() -> None:
         late.receive(i, view_change(FOUR, i, 1))
     (change,) = said(FOUR, late.effects, ViewChange)
     assert [len(claim.votes) for claim in change.claims] == [FOUR.quorum]
+
+
+def test_a_prepared_block_is_found_on_disk_when_memory_has_let_it_go() -> None:
+    """A liar's certificate of a block may come out after any number of views, all with full blocks of their own that
+    asynchrony kept from being decided."""
+    four = cluster(4, parameters=Parameters(interval=4, epoch_length=12, window=1))
+    group, connected = four.genesis, False
+    four.passes = lambda source, target, message: connected or not isinstance(message, Prepare | Commit)
+    four.crash(0)
+    full = [bytes([i]) * 60_000 for i in range(1, 18)]
+    four.submit(1, *full)
+    four.run(50)
+    block = block_at(1, *full)
+    digest = group.block_digest(block)
+    for i in (1, 2):
+        four[i].receive(0, proposal(group, 0, block))
+    frames = [effect.frame for i in (1, 2) for effect in four[i].effects if isinstance(effect, Broadcast)]
+    votes = [frame for frame in frames if isinstance(open_message(group, frame)[1], Prepare)]
+    claim = Claim(1, 0, digest, [seal_vote(KEYS[0], group.chain, PrePrepare(0, 0, 1, digest)), *votes])
+    while four[1].replica.view < 4:
+        four.run(50)
+    assert not any(digest in four[i].replica._state.bodies for i in (1, 2, 3))
+    connected = True
+    while four[1].replica.height == 0 and four[1].elapsed_ms < 60_000:
+        for i in (1, 2, 3):
+            view = four[i].replica.view + 1
+            if group.primary(view) == KEYS[i].identity:
+                four[i].receive(0, view_change(group, 0, view, claim))
+        four.run(50)
+    assert [four[i].disk.blocks[1][0] == block for i in (1, 2, 3)] == [True] * 3
+
+
+def test_what_memory_has_let_go_is_read_for_peers_and_for_a_new_view() -> None:
+    here = node(FOUR, 2)
+    here.receive(0, proposal(FOUR, 0, A))
+    here.replica._state.bodies.clear()
+    asked = here.receive(3, seal_message(KEYS[3], FOUR, FetchBody(0, 1, DIGEST_A)))
+    assert [body.block for body in said(FOUR, asked, Body)] == [A]
+    assert said(FOUR, here.receive(3, seal_message(KEYS[3], FOUR, FetchBody(0, 1, DIGEST_B))), Body) == []
+    claim = prepared_claim(FOUR, DIGEST_A, [0, 1, 2])
+    changes = [view_change(FOUR, i, 1, claim) for i in (0, 1, 3)]
+    effects = here.receive(1, new_view(FOUR, 1, 1, changes, [DIGEST_A]))
+    assert [vote.digest for vote in said(FOUR, effects, Prepare)] == [DIGEST_A]
 
 
 def test_a_follower_enters_a_view_but_leaves_none() -> None:

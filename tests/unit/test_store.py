@@ -86,6 +86,15 @@ def test_a_second_vote_in_one_slot_is_refused_and_the_same_one_replaces_it(path:
     store.close()
 
 
+def test_a_block_is_found_with_the_vote_that_was_given_for_it(path: Path) -> None:
+    store = opened(path)
+    store.save(VOTE)
+    store.save(VoteRecord(0, 0, 1, Phase.COMMIT, VOTE.digest, b"", b"proof"))
+    store.save(VoteRecord(0, 1, 1, Phase.PREPARE, b"x" * 32, b"another"))
+    assert store.body(1, VOTE.digest) == b"block"
+    assert store.body(2, VOTE.digest) == store.body(1, b"y" * 32) == b""
+
+
 def test_an_epoch_keeps_the_one_before_it_and_settles_the_votes_of_those(path: Path) -> None:
     store = opened(path)
     later = VoteRecord(2, 0, 9, Phase.PREPARE, b"e" * 32)

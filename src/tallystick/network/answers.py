@@ -4,11 +4,13 @@ from tallystick.canon.chunks import manifest_of, root_of
 from tallystick.consensus.pbft.group import Group
 from tallystick.consensus.pbft.io import (
     BlocksRead,
+    BodyRead,
     Certified,
     ChunkRead,
     Durable,
     Outcome,
     ReadBlocks,
+    ReadBody,
     ReadChunk,
     Restore,
     Restored,
@@ -89,6 +91,10 @@ def read_chunk(store: Store, effect: ReadChunk) -> ChunkRead:
     manifest = store.snapshot_part(effect.height, MANIFEST) if effect.index == 0 else None
     data = store.snapshot_part(effect.height, effect.index)
     return ChunkRead(effect.peer, effect.height, effect.index, manifest or b"", data or b"")
+
+
+def read_body(store: Store, effect: ReadBody) -> BodyRead:
+    return BodyRead(effect.peer, effect.digest, store.body(effect.height, effect.digest))
 
 
 def _committed(stored: StoredBlock) -> CommittedBlock:

@@ -32,6 +32,7 @@ from tallystick.consensus.pbft.io import (
     Halt,
     Persist,
     ReadBlocks,
+    ReadBody,
     ReadChunk,
     Received,
     Regroup,
@@ -48,7 +49,7 @@ from tallystick.consensus.pbft.replica import Replica
 from tallystick.consensus.port import Application
 from tallystick.errors import Refused, TallystickError
 from tallystick.network.admission import Admission
-from tallystick.network.answers import keep_outcome, read_blocks, read_chunk, recover, restore
+from tallystick.network.answers import keep_outcome, read_blocks, read_body, read_chunk, recover, restore
 from tallystick.network.inbox import Inbox
 from tallystick.network.metrics import EngineMetrics
 from tallystick.network.peers import Peers, Validator
@@ -348,6 +349,8 @@ class PbftEngine:
                     answers.append(read_blocks(self._store, effect))
                 case ReadChunk():
                     answers.append(read_chunk(self._store, effect))
+                case ReadBody():
+                    answers.append(read_body(self._store, effect))
                 case StartTransfer():
                     self._store.start_transfer(effect.proofs, effect.manifest)
                 case SaveChunk():

@@ -138,6 +138,12 @@ class Store:
             case ViewRecord() | MuteRecord():
                 self._save_latest(record)
 
+    def body(self, height: int, digest: bytes) -> bytes:
+        """The block of this digest that we voted for at `height`; empty if there is none."""
+        wanted = "WHERE height = ? AND digest = ? AND length(block) > 0 LIMIT 1"
+        row = next(self._tables.rows("votes", wanted, height, digest), None)
+        return b"" if row is None else row[5]
+
     def votes(self) -> tuple[VoteRecord, ...]:
         """All votes above the last stable checkpoint, in the order in which they were given."""
         rows = self._tables.rows("votes", "ORDER BY rowid")

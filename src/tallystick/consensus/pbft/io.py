@@ -4,8 +4,9 @@
 `Restore` must be on disk before any later `Send` or `Broadcast` leaves. A shell may commit all of a batch's records
 first and send then; it may never send first. These are answered before anything else is handed in: `Deliver` with
 `Executed`, `Restore` with `Restored`, `Examine` with `Examined`, `Verify` with `Verified`, `ReadBlocks` with
-`BlocksRead`, `ReadChunk` with `ChunkRead`. The shell hands in a `Tick` after each batch of other events, and a few
-dozen times a second when there are none: proposals, forwards and timers all happen there. After `Halt` it stops.
+`BlocksRead`, `ReadChunk` with `ChunkRead`, `ReadBody` with `BodyRead`. The shell hands in a `Tick` after each batch of
+other events, and a few dozen times a second when there are none: proposals, forwards and timers all happen there. After
+`Halt` it stops.
 
 A node keeps at least `TRANSFER_GAP + 1` checkpoint intervals of blocks below its stable checkpoint, the snapshots of
 its last two stable checkpoints, and those that a `CheckpointRecord` says are wanted, for those who trail. There is one
@@ -247,6 +248,14 @@ class ChunkRead(msgspec.Struct, frozen=True):
     data: bytes
 
 
+class BodyRead(msgspec.Struct, frozen=True):
+    """The block that `ReadBody` asked for; empty if none of our votes holds it."""
+
+    peer: str
+    digest: bytes
+    block: bytes
+
+
 class Tick(msgspec.Struct, frozen=True):
     now_ms: int
     """Wall clock, milliseconds since the Unix epoch; only proposals' times come from it."""
@@ -265,6 +274,7 @@ Event = (
     | Restored
     | BlocksRead
     | ChunkRead
+    | BodyRead
     | Tick
 )
 
@@ -331,6 +341,15 @@ class ReadChunk(msgspec.Struct, frozen=True):
     index: int
 
 
+class ReadBody(msgspec.Struct, frozen=True):
+    """Read the block of this digest from the votes that were saved for `height`, for `peer`, or for us if that is
+    empty."""
+
+    peer: str
+    height: int
+    digest: bytes
+
+
 class StartTransfer(msgspec.Struct, frozen=True):
     """Forget what an earlier transfer saved, and keep this one's proofs and manifest."""
 
@@ -385,6 +404,7 @@ Effect = (
     | Verify
     | ReadBlocks
     | ReadChunk
+    | ReadBody
     | StartTransfer
     | SaveChunk
     | Restore

@@ -17,7 +17,17 @@ from typing import Final
 from tallystick.canon.sealed import HEADER_BYTES
 from tallystick.canon.votes import MAX_VOTE_BYTES, Commit, Prepare, PrePrepare, open_vote
 from tallystick.consensus.pbft.certificate import make_certificate
-from tallystick.consensus.pbft.io import Broadcast, Persist, Phase, Send, Verified, Verify, VoteRecord
+from tallystick.consensus.pbft.io import (
+    BodyRead,
+    Broadcast,
+    Persist,
+    Phase,
+    ReadBody,
+    Send,
+    Verified,
+    Verify,
+    VoteRecord,
+)
 from tallystick.consensus.pbft.limits import MAX_CLOCK_SKEW_MS, PIPELINE_BYTES, PIPELINE_TRANSACTIONS
 from tallystick.consensus.pbft.messages import (
     Block,
@@ -360,6 +370,8 @@ def _find_body(state: State, instance: Instance, digest: bytes) -> None:
         instance.encoded = null
     elif digest in state.bodies:
         instance.encoded = state.bodies[digest][1]
+    else:
+        state.do(ReadBody("", instance.height, digest))
     if instance.encoded:
         consider(state, instance.height)
 
@@ -374,20 +386,36 @@ def want_bodies(state: State) -> None:
 
 def on_fetch_body(state: State, sender: str, message: FetchBody) -> None:
     check_member(state.group, sender, message)
+    if not state.may_answer(sender):
+        return
     held = state.bodies.get(message.digest)
-    if held is not None and state.may_answer(sender):
+    if held is not None:
         state.send(sender, Body(state.group.epoch, held[1]))
+    else:
+        state.do(ReadBody(sender, message.height, message.digest))
+
+
+def on_body_read(state: State, event: BodyRead) -> None:
+    if event.block and event.peer:
+        state.send(event.peer, Body(state.group.epoch, event.block))
+    elif event.block:
+        _supply(state, event.digest, event.block)
 
 
 def on_body(state: State, sender: str, message: Body) -> None:
     """Taken for its digest, whoever sends it."""
     check_member(state.group, sender, message)
-    digest = state.group.block_digest(message.block)
+    if not _supply(state, state.group.block_digest(message.block), message.block):
+        raise Refused("unwanted_body", f"{sender[:12]} sent a block that we did not ask for")
+
+
+def _supply(state: State, digest: bytes, block: bytes) -> bool:
+    """Whether a required block was missing, and here it is."""
     for height, wanted in list(state.required.items()):
         instance = state.instances.get(height)
         if wanted == digest and instance is not None and not instance.encoded:
-            instance.encoded = message.block
-            state.keep_body(digest, height, message.block)
+            instance.encoded = block
+            state.keep_body(digest, height, block)
             consider(state, height)
-            return
-    raise Refused("unwanted_body", f"{sender[:12]} sent a block that we did not ask for")
+            return True
+    return False

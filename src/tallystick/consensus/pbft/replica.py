@@ -11,6 +11,7 @@ from tallystick.consensus.pbft import catchup, checkpoints, forwarding, normal, 
 from tallystick.consensus.pbft.group import Group
 from tallystick.consensus.pbft.io import (
     BlocksRead,
+    BodyRead,
     Broadcast,
     ChunkRead,
     Connected,
@@ -212,6 +213,8 @@ class Replica:
                 catchup.on_blocks_read(state, event)
             case ChunkRead():
                 transfer.on_chunk_read(state, event)
+            case BodyRead():
+                normal.on_body_read(state, event)
 
     def _receive(self, peer: str, frame: bytes) -> None:
         state = self._state

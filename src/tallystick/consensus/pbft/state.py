@@ -351,11 +351,11 @@ class State:
         return Refused("conflicting_vote", f"{sender[:12]} voted twice, differently, where it has one vote")
 
     def keep_body(self, digest: bytes, height: int, encoded: bytes) -> None:
-        """Keeps a block that we stand behind until its height is settled, whatever later views make of it: its proposer
-        may hide for some views that a quorum prepared it, and show it when nobody else has the block any more.
+        """Keeps at hand a block that we stand behind, whatever later views make of it: its proposer may hide for some
+        views that a quorum prepared it, and show it then.
 
         There is room for all that f faulty primaries in a row and an honest one can have us stand behind. Should a bad
-        network bring more, the oldest go.
+        network bring more, the oldest go; they are with our votes on disk until their height is settled (`ReadBody`).
         """
         self.bodies.pop(digest, None)
         self.bodies[digest] = (height, encoded)

@@ -1,7 +1,7 @@
 """What a simulated node's disk and application answer when its replica asks."""
 
 from tallystick.canon import chunks
-from tallystick.consensus.pbft.io import BlocksRead, ChunkRead, Outcome, ReadBlocks, ReadChunk
+from tallystick.consensus.pbft.io import BlocksRead, BodyRead, ChunkRead, Outcome, ReadBlocks, ReadBody, ReadChunk
 from tallystick.lab.consensus.disk import Disk
 from tallystick.lab.consensus.replicated import Replicated
 
@@ -28,6 +28,12 @@ def read_chunk(disk: Disk, asked: ReadChunk) -> ChunkRead:
         return ChunkRead(asked.peer, height, index, b"", b"")
     manifest = chunks.manifest_of(snapshot) if index == 0 else b""
     return ChunkRead(asked.peer, height, index, manifest, chunks.chunk(snapshot, index))
+
+
+def read_body(disk: Disk, asked: ReadBody) -> BodyRead:
+    disk.sync()
+    found = (vote.block for vote in disk.votes.values() if vote.height == asked.height and vote.digest == asked.digest)
+    return BodyRead(asked.peer, asked.digest, max(found, default=b""))
 
 
 def outcome_of(app: Replicated, snapshot: bytes) -> Outcome:

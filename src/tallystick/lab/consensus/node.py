@@ -27,6 +27,7 @@ from tallystick.consensus.pbft.io import (
     Outcome,
     Persist,
     ReadBlocks,
+    ReadBody,
     ReadChunk,
     Received,
     Regroup,
@@ -41,7 +42,7 @@ from tallystick.consensus.pbft.io import (
 )
 from tallystick.consensus.pbft.replica import Replica
 from tallystick.errors import Refused
-from tallystick.lab.consensus.answers import outcome_of, read_blocks, read_chunk
+from tallystick.lab.consensus.answers import outcome_of, read_blocks, read_body, read_chunk
 from tallystick.lab.consensus.disk import Disk, DiskFull, Kept, Row, Taken
 from tallystick.lab.consensus.frames import is_view_change
 from tallystick.lab.consensus.replicated import Replicated
@@ -332,6 +333,8 @@ class Node:
                 answers.append(read_blocks(self.disk, effect))
             case ReadChunk():
                 answers.append(read_chunk(self.disk, effect))
+            case ReadBody():
+                answers.append(read_body(self.disk, effect))
             case StartTransfer() | SaveChunk():
                 self.disk.write(effect)
             case Restore():
