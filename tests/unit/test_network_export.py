@@ -73,7 +73,11 @@ def without_history(data: bytes) -> bytes:
     """As if the validators had never changed."""
     header, *blocks = records(data)
     chain, first, last, _ = msgspec.msgpack.decode(header[LENGTH_BYTES:])
-    bare = msgspec.msgpack.encode([chain, first, last, []])
+    return with_header([chain, first, last, []], *blocks)
+
+
+def with_header(header: list[object], *blocks: bytes) -> bytes:
+    bare = msgspec.msgpack.encode(header)
     return MAGIC + len(bare).to_bytes(LENGTH_BYTES) + bare + b"".join(blocks)
 
 
@@ -97,6 +101,29 @@ def test_anything_else_is_refused(store: Store, tmp_path: Path, what: str) -> No
     change, code = FORGERIES[what]
     path.write_bytes(change(path.read_bytes()))
     with pytest.raises(Refused, match=code):
+        check_export(path, FOUR)
+
+
+@pytest.mark.parametrize(("first", "last"), [(10**6, 10**6 - 1), (-5, -9), (1, 0), (0, -1), (7, 6)])
+def test_a_file_of_no_blocks_proves_nothing(tmp_path: Path, first: int, last: int) -> None:
+    path = tmp_path / "blocks"
+    path.write_bytes(with_header([FOUR.chain, first, last, []]))
+    with pytest.raises(
+        Refused, match=f"{path}: its header names blocks {first} to {last}; an export holds at least one"
+    ):
+        check_export(path, FOUR)
+
+
+@pytest.mark.parametrize("first", [0, -1])
+def test_no_block_is_before_the_first(store: Store, tmp_path: Path, first: int) -> None:
+    """The blocks are there, so that nothing but the range is wrong."""
+    path = tmp_path / "blocks"
+    write_export(store, FOUR, path)
+    store.close()
+    header, *blocks = records(path.read_bytes())
+    chain, _, last, checkpoints = msgspec.msgpack.decode(header[LENGTH_BYTES:])
+    path.write_bytes(with_header([chain, first, last, checkpoints], *blocks))
+    with pytest.raises(Refused, match="none below 1"):
         check_export(path, FOUR)
 
 
@@ -143,6 +170,7 @@ LIES: dict[str, tuple[Callable[[World], None], str]] = {
     "a block twice": (lambda world: world.blocks.update({7: world.blocks[6]}), "wrong_height"),
     "fewer blocks than promised": (lambda world: setattr(world, "height", 11), "no_such_block"),
     "none at all": (lambda world: world.blocks.clear(), "no_such_block"),
+    "a first block below 1": (lambda world: setattr(world, "page", lambda start: [certified(0)]), "no_such_block"),
     "a first block that is none": (lambda world: world.blocks.update({1: BlockView(b"x", b"")}), "malformed"),
     "a history that leads elsewhere": (
         lambda world: setattr(world, "checkpoints", lambda start: Checkpoints([], STABLE)),

@@ -57,7 +57,7 @@ def write_export(store: Store, genesis: Group, out: Path) -> Header:
         checkpoints.append(stable.proof)
     trust = ChainOfTrust(genesis, checkpoints)
     first, last = store.first_height(), min(head.height if head else 0, trust.proven)
-    if first > last:
+    if not 1 <= first <= last:
         raise StoreError(f"{store.path}: holds no blocks yet")
     header = Header(genesis.chain, first, last, tuple(checkpoints))
     _write_file(out, header, (CertifiedBlock(stored.block, stored.certificate) for stored in store.blocks(first, last)))
@@ -77,7 +77,7 @@ def fetch_export(validators: Validators, genesis: Group, out: Path) -> Header:
         checkpoints.append(proof)
     oldest, last = validators.blocks(1)[:1], min(height, trust.proven)
     first = decode_block(oldest[0].block).height if oldest else last + 1
-    if first > last:
+    if not 1 <= first <= last:
         raise Refused("no_such_block", "the validator holds no blocks that its checkpoints prove")
     header = Header(genesis.chain, first, last, tuple(checkpoints))
     _write_file(out, header, _fetch_blocks(validators, trust, first, last))
@@ -120,6 +120,9 @@ def check_export(path: Path, genesis: Group) -> Checked:
         header: Header = from_bytes(_read(file, MAX_HEADER_BYTES), Header, limit=MAX_HEADER_BYTES, what="header")
         if header.chain != genesis.chain:
             raise Refused("wrong_chain", f"{path}: of chain {header.chain}, the genesis document is of {genesis.chain}")
+        if not 1 <= header.first <= header.last:
+            named = f"its header names blocks {header.first} to {header.last}"
+            raise Refused("malformed", f"{path}: {named}; an export holds at least one block, and none below 1")
         transactions, trust = 0, ChainOfTrust(genesis, header.checkpoints)
         for height in range(header.first, header.last + 1):
             record = _read(file, MAX_RECORD_BYTES)
