@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 import tallystick
+from tallystick.consensus.pbft.limits import MAX_VALIDATORS
 from tallystick.lab.consensus.byzantine import ATTACKS
 from tallystick.lab.consensus.campaign import Result, Seeds, again, campaign, run_seed
-from tallystick.lab.consensus.plan import plan_for
+from tallystick.lab.consensus.plan import LARGEST, plan_for
 from tallystick.lab.consensus.planted import BUGS
 
 EVERY_SORT = (3, 7, 15, 20, 40)
@@ -73,6 +74,11 @@ def test_one_seed_is_one_history_whatever_the_order_of_sets() -> None:
             [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True, timeout=120
         )
         assert ran.stdout.strip() == here
+
+
+def test_the_largest_cluster_has_room_for_all_newcomers() -> None:
+    assert plan_for(72, LARGEST).nodes == MAX_VALIDATORS
+    assert run_seed(72, LARGEST).passed
 
 
 def test_some_seeds_sign_for_real() -> None:

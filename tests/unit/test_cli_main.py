@@ -32,6 +32,14 @@ def said(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
         (["dispute", "play", "p", "--key", "k", "--join", "h:1"], "k: No such file"),
         (["dispute", "host", "nosuch", "--key", "k"], "k: No such file"),
         (["lab", "consensus", "--planted", "all", "--ledger"], "leave out --ledger"),
+        (["lab", "consensus", "--seeds", "0..0", "--n", "-1"], "--n -1: clusters have 4 to 29 validators"),
+        (["lab", "consensus", "--seeds", "0..0", "--n", "3"], "--n 3: clusters have 4 to 29 validators"),
+        (["lab", "consensus", "--seeds", "0..0", "--n", "30"], "--n 30: clusters have 4 to 29 validators"),
+        (
+            ["lab", "consensus", "--seeds", "0..0", "--json", "/nosuch/r.json"],
+            "--json /nosuch/r.json: a file cannot be",
+        ),
+        (["lab", "consensus", "--planted", "primary_for_ever", "--seeds", "7..7", "--json", "/"], "--json /: a file"),
     ],
 )
 def test_wrong_usage_is_no_verdict(

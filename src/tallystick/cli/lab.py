@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from tallystick.cli.output import errors, fail
+from tallystick.cli.output import errors, fail, require_folder
 
 if TYPE_CHECKING:
     from tallystick.lab.consensus.campaign import Seeds
@@ -24,7 +24,7 @@ def options() -> None:
 def consensus(
     seeds: str = typer.Option("0..499", help="First and last seed."),
     jobs: int = typer.Option(1, min=1, help="Processes."),
-    n: int = typer.Option(0, help="Validators in every run; 0 lets each seed draw 4, 5, 7, 10 or 16."),
+    n: int = typer.Option(0, help="Validators in every run, 4 to 29; 0 lets each seed draw 4, 5, 7, 10 or 16."),
     ledger: bool = typer.Option(False, "--ledger", help="Replicate the real ledger, not the lab's small application."),
     json: Path | None = typer.Option(None, help="Where to write the result (docs/simulation.md tells its form)."),
     transcript: bool = typer.Option(False, "--transcript", help="Print what happened, for a single seed."),
@@ -37,6 +37,8 @@ def consensus(
     Example: tallystick lab consensus --seeds 0..499 --jobs 2
     """
     chosen = _seeds(seeds)
+    _require_size(n)
+    require_folder("--json", json)
     if planted and ledger:
         fail("--planted: the bugs are looked for with the lab's small application; leave out --ledger")
     if planted:
@@ -54,6 +56,13 @@ def _seeds(text: str) -> "Seeds":
         return Seeds(int(first), int(last or first))
     except ValueError:
         fail(f"--seeds {text}: give a first and a last seed, as in 0..499")
+
+
+def _require_size(n: int) -> None:
+    from tallystick.lab.consensus.plan import LARGEST, SMALLEST
+
+    if n and not SMALLEST <= n <= LARGEST:
+        fail(f"--n {n}: clusters have {SMALLEST} to {LARGEST} validators; 0 lets each seed draw its size")
 
 
 def _tell(seeds: "Seeds", n: int | None, ledger: bool) -> bool:

@@ -10,13 +10,18 @@ from typing import Final
 
 from tallystick.canon.quorum import faults
 from tallystick.consensus.pbft.group import Parameters
-from tallystick.consensus.pbft.limits import TRANSFER_GAP
+from tallystick.consensus.pbft.limits import MAX_VALIDATORS, TRANSFER_GAP
 from tallystick.lab.consensus.byzantine import ATTACKS
 from tallystick.lab.consensus.clients import NUISANCES
 from tallystick.lab.consensus.network import CALM, Weather
 
 SIZES: Final = (4,) * 12 + (5,) * 3 + (7,) * 3 + (10,) + (16,)
 """How often each size is drawn, in twentieths: large clusters take longer and find less in that time."""
+NEWCOMERS: Final = 2
+"""How many the operator adds to a cluster at most."""
+SMALLEST: Final = 4
+"""Fewer bear no faulty validator. The operator does not go below that either."""
+LARGEST: Final = MAX_VALIDATORS - NEWCOMERS
 REAL_SIGNATURES_EVERY: Final = 50
 FAVORED: Final = ["forger", "usurper", "false_checkpoints", "poisoner", "far_ahead", "inventor", "mutant", "twin"]
 """Drawn twice as often: they aim at what systems of this kind have got wrong."""
@@ -211,15 +216,15 @@ def _changes(random: Random, n: int, chaos_ms: int) -> tuple[Change, ...]:
     for _ in range(random.randint(1, 3)):
         kind = random.choice(("add", "remove", "rotate"))
         leave = None
-        if kind != "add" and (kind == "rotate" or len(present) > 4):
+        if kind != "add" and (kind == "rotate" or len(present) > SMALLEST):
             leave = present.pop(random.randrange(len(present)))
         join = None
-        if kind != "remove" and joining < n + 2:
+        if kind != "remove" and joining < n + NEWCOMERS:
             join, joining = joining, joining + 1
             present.append(join)
         if (leave is None) == (join is None) and leave is None:
             continue
-        if leave is not None and join is None and len(present) < 4:
+        if leave is not None and join is None and len(present) < SMALLEST:
             present.append(leave)
             continue
         changes.append(Change(random.randint(0, chaos_ms), leave, join))
