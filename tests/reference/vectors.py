@@ -6,9 +6,8 @@ The form is described in docs/exact-v1.md.
 
 import hashlib
 import json
-import struct
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from math import inf, nan, prod
 from pathlib import Path
 from typing import Any, Final
@@ -16,12 +15,13 @@ from typing import Any, Final
 import numpy as np
 
 from . import accumulate
+from .chains import chains, in_turn
+from .operands import Json, decoded, draw, equal, floats, integers, number, whole
 from .operators import OPERATORS, PRODUCTS
-from .philox import permutation, philox
-from .values import F32, I64, Array, settle
+from .philox import permutation
+from .values import I64
 
 FILE: Final = Path(__file__).parents[2] / "src" / "tallystick" / "exact" / "vectors.json"
-KEY: Final = 0x7A11_7571_C4B0_0B1E
 PROFILES: Final = {"full": 20, "fast": 13}
 OTHERS: Final[dict[str, Callable[..., Any]]] = {
     "to_fixed": accumulate.to_fixed,
@@ -30,63 +30,8 @@ OTHERS: Final[dict[str, Callable[..., Any]]] = {
     "next_exponent": lambda e, peak: np.array(accumulate.next_exponent(e, peak), np.int32),
     "loss_to_fixed": lambda loss: np.array(accumulate.loss_to_fixed(loss), I64),
     "permutation": lambda key, stream, n: np.array(permutation(key, stream, n), I64),
+    "chain": in_turn,
 }
-Json = Any
-
-
-def draw(stream: int, *shape: int, spread: int = 24) -> Json:
-    return {"dtype": "float32", "shape": list(shape), "draw": {"stream": stream, "spread": spread}}
-
-
-def whole(stream: int, below: int, *shape: int, start: int = 0, dtype: str = "int64") -> Json:
-    return {"dtype": dtype, "shape": list(shape), "draw": {"stream": stream, "below": below, "from": start}}
-
-
-def floats(values: Iterable[float], *shape: int) -> Json:
-    listed = list(values)
-    data = settle(np.array(listed, F32)).tobytes().hex()
-    return {"dtype": "float32", "shape": list(shape) or [len(listed)], "bytes": data}
-
-
-def integers(values: Iterable[int], *shape: int, dtype: str = "int64") -> Json:
-    listed = list(values)
-    return {"dtype": dtype, "shape": list(shape) or [len(listed)], "bytes": np.array(listed, dtype).tobytes().hex()}
-
-
-def equal(value: float, *shape: int) -> Json:
-    return {"dtype": "float32", "shape": list(shape), "repeat": struct.pack("<f", value).hex()}
-
-
-def number(value: float) -> Json:
-    return {"float": float(np.float32(value)).hex()}
-
-
-def decoded(argument: Json) -> Any:
-    """An argument as the operators take it."""
-    match argument:
-        case list():
-            return [decoded(item) for item in argument]
-        case {"float": text}:
-            return float.fromhex(text)
-        case {"dtype": name, "shape": shape}:
-            return _tensor(argument, np.dtype(name), shape)
-        case {"dtype": name}:
-            return np.dtype(name)
-    return argument
-
-
-def _tensor(argument: Json, dtype: Any, shape: Sequence[int]) -> Array:
-    if "bytes" in argument:
-        return np.frombuffer(bytes.fromhex(argument["bytes"]), dtype).reshape(shape)
-    if "repeat" in argument:
-        return np.full(shape, np.frombuffer(bytes.fromhex(argument["repeat"]), dtype)[0])
-    how = argument["draw"]
-    words = [philox(KEY, how["stream"], i) for i in range(prod(shape))]
-    if "below" in how:
-        return np.array([w[0] % how["below"] + how.get("from", 0) for w in words], dtype).reshape(shape)
-    spread = how["spread"]
-    bits = [w[0] & 0x807F_FFFF | (w[1] % spread - spread // 2 + 127) << 23 for w in words]
-    return settle(np.array(bits, np.uint32).view(F32)).reshape(shape)
 
 
 NEAR: Final = draw(22, 4096, spread=12)
@@ -305,7 +250,7 @@ def cases() -> list[Json]:
     for profile, bits in PROFILES.items():
         for name, operator, arguments in products():
             made.append({"name": f"{profile} {name}", "operator": operator, "bits": bits, "arguments": arguments})
-    for name, operator, arguments in [*elementwise(), *reductions(), *pooling(), *places(), *accumulators()]:
+    for name, operator, arguments in [*elementwise(), *reductions(), *pooling(), *places(), *accumulators(), *chains()]:
         made.append({"name": name, "operator": operator, "arguments": arguments})
     for name, x, dtype in conversions():
         keywords = {"dtype": {"dtype": dtype}}

@@ -1,9 +1,10 @@
 """Known answers: does this machine's arithmetic give the bits that the specification says?
 
 The cases are the published test vectors of `exact-v1` (`vectors.json`; docs/exact-v1.md says how to read them). Their
-answers were computed by the NumPy reference of the tests, not by these kernels. Each case runs one operator through the
-same table as a program does. A machine with fast-math, emulated float64, saturating int8 units or a miscompiled kernel
-gives another hash for at least one operator and must not work.
+answers were computed by the NumPy reference of the tests, not by these kernels. Each case runs one operator, or a chain
+of several, through the same table as a program does; and what a program would run on the compiled element-wise machine
+runs there too. A machine with fast-math, emulated float64, saturating int8 units or a miscompiled kernel gives another
+hash for at least one operator and must not work.
 """
 
 import functools
@@ -21,6 +22,9 @@ from torch import Tensor
 
 from tallystick.exact import accumulate
 from tallystick.exact.kernels import table
+from tallystick.exact.native import LIBRARY
+from tallystick.exact.native.elementwise import Assembly, Chain, Value
+from tallystick.exact.native.lowering import RULES, NotCovered
 from tallystick.exact.random import permutation, philox
 from tallystick.exact.rounding import canonical
 
@@ -31,6 +35,9 @@ DTYPES: Final = {
     for dtype in (torch.float32, torch.int64, torch.int32, torch.uint8, torch.bool)
 }
 FULL_BITS: Final = 20
+CHAIN: Final = "chain"
+"""The operator of cases that run several, each taking inputs and what earlier ones made."""
+COMPILED: Final = "(compiled chain)"
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -79,8 +86,11 @@ def cases() -> list[Case]:
 
 
 def run_selftest(device: str = "cpu") -> Iterator[Outcome]:
-    """Runs every case on a device that torch knows."""
-    return (outcome(case, device) for case in cases())
+    """Runs every case on a device that torch knows; on the CPU, also by the compiled chains where they cover it."""
+    for case in cases():
+        yield outcome(case, device)
+        if device == "cpu" and (chained := chained_outcome(case)) is not None:
+            yield chained
 
 
 def first_failure() -> Outcome | None:
@@ -90,21 +100,67 @@ def first_failure() -> Outcome | None:
 
 def outcome(case: Case, device: str = "cpu") -> Outcome:
     """Runs one case."""
+    return _outcome(case, case.name, lambda: compute(case, device))
+
+
+def chained_outcome(case: Case) -> Outcome | None:
+    """Runs one case on the compiled element-wise machine; None if it is not there or does not cover the case."""
+    if LIBRARY is None or (found := compiled_chain(case)) is None:
+        return None
+    chain, inputs = found
+    return _outcome(case, f"{case.name} {COMPILED}", lambda: chain.run(inputs)[0])
+
+
+def _outcome(case: Case, name: str, computed: Callable[[], Tensor]) -> Outcome:
     answer = case.result
     try:
-        found = _described(compute(case, device))
+        found = _described(computed())
     except Exception as error:  # a machine on which an operator fails is reported like one that is wrong
         found = f"{type(error).__name__}: {error}"
-    return Outcome(case.name, found, f"{answer.dtype} {answer.shape} {answer.sha256}")
+    return Outcome(name, found, f"{answer.dtype} {answer.shape} {answer.sha256}")
 
 
 def compute(case: Case, device: str = "cpu") -> Tensor:
     """What this machine makes of a case."""
-    operator = ACCUMULATORS.get(case.operator) or table(case.bits)[case.operator]
+    kernels = {**ACCUMULATORS, **table(case.bits)}
     arguments = [_moved(decoded(value), device) for value in case.arguments]
     keywords = {name: _moved(decoded(value), device) for name, value in case.keywords.items()}
     with nullcontext() if device == "cpu" else torch.device(device):
-        return operator(*arguments, **keywords)
+        if case.operator != CHAIN:
+            return kernels[case.operator](*arguments, **keywords)
+        values, steps = arguments
+        for operator, *operands in steps:
+            values.append(kernels[operator](*_taken(operands, values)))
+    last: Tensor = values[-1]
+    return last
+
+
+def compiled_chain(case: Case) -> tuple[Chain, list[Tensor]] | None:
+    """A case as a chain of the compiled element-wise machine and what it reads; None if there is no rule for it."""
+    if case.operator != CHAIN and case.operator not in RULES:
+        return None
+    arguments = [decoded(value) for value in case.arguments]
+    if case.operator == CHAIN:
+        inputs, steps = arguments
+    else:
+        inputs = [x for x in arguments if isinstance(x, Tensor)]
+        places = iter(range(len(inputs)))
+        steps = [[case.operator, *({"value": next(places)} if isinstance(x, Tensor) else x for x in arguments)]]
+    assembly = Assembly()
+    values: list[Value] = [assembly.input(x.dtype) for x in inputs]
+    keywords = {name: decoded(value) for name, value in case.keywords.items()}
+    try:
+        for operator, *operands in steps:
+            values.append(RULES[operator](assembly, *_taken(operands, values), **keywords))
+    except (NotCovered, TypeError):
+        return None
+    by_columns = [x.mT.contiguous().mT if x.dim() > 1 else x for x in inputs]  # so that matrices have to be gathered
+    return Chain(assembly, values[-1:], case.result.shape), by_columns
+
+
+def _taken(operands: list[Any], values: Sequence[Any]) -> list[Any]:
+    """Operands of a step: {"value": k} is the k-th of the inputs and what was made before."""
+    return [values[x["value"]] if isinstance(x, dict) else x for x in operands]
 
 
 def _moved(argument: Any, device: str) -> Any:
@@ -124,7 +180,7 @@ def decoded(argument: Any) -> Any:
             return _tensor(argument, DTYPES[name], shape)
         case {"dtype": name}:
             return DTYPES[name]
-    return argument
+    return argument  # {"value": place} among the steps of a chain, too
 
 
 def _tensor(argument: dict[str, Any], dtype: torch.dtype, shape: Sequence[int]) -> Tensor:
@@ -143,8 +199,9 @@ def _tensor(argument: dict[str, Any], dtype: torch.dtype, shape: Sequence[int]) 
             return draws.to(dtype).reshape(shape)
 
 
+@functools.lru_cache(maxsize=16)
 def _numbers(stream: int, count: int, spread: int) -> Tensor:
-    """float32 of both signs whose exponents spread over `spread` powers of two around 1."""
+    """float32 of both signs whose exponents spread over `spread` powers of two around 1; many cases share them."""
     draws = philox(KEY, stream, count)
     exponent = draws[:, 1] % spread - spread // 2 + 127
     bits = (draws[:, 0] & 0x807F_FFFF) | (exponent << 23)
