@@ -173,11 +173,23 @@ def test_blocks_are_exported_and_checked_with_the_genesis_alone(net: Net, tmp_pa
     net.wait(3)
 
 
-DAMAGE = {
-    "state": ("ledger.db", "UPDATE snapshot SET state = zeroblob(500)"),
-    "log": ("consensus.db", "UPDATE summary SET value = zeroblob(8)"),
+def sql(path: Path, change: str) -> None:
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        assert db.execute(change).rowcount == 1
+
+
+def lose_the_log(folder: Path) -> None:
+    for name in ("consensus.db", "consensus.turn"):
+        (folder / name).unlink()
+
+
+DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
+    "state": (lambda folder: sql(folder / "ledger.db", "UPDATE snapshot SET state = zeroblob(500)"), "ledger.db"),
+    "lost log": (lose_the_log, "ledger.db"),
+    "log": (lambda folder: sql(folder / "consensus.db", "UPDATE summary SET value = zeroblob(8)"), "consensus.db"),
 }
-"""The log last: its validator is silent for long."""
+"""What is done to the folder, and which file is set aside for it. The state first: after the others their validator is
+silent for long."""
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
@@ -186,14 +198,13 @@ def test_a_damaged_folder_is_refused_and_recovered(net: Net, damage: str) -> Non
     net.stop("validator-2")
     folder = net.root / "validator-2"
     assert "nothing is damaged" in tallystick("validator", "recover", str(folder)).stdout
-    name, change = DAMAGE[damage]
-    with closing(sqlite3.connect(folder / name, isolation_level=None)) as db:
-        assert db.execute(change).rowcount == 1
+    change, name = DAMAGE[damage]
+    change(folder)
     refused = tallystick("validator", "run", str(folder), "--blobs", net.blobs)
     assert refused.returncode == 3, refused.stderr
     assert "tallystick validator recover" in refused.stderr and "Traceback" not in refused.stderr
     done = answer("recover", str(folder))
-    assert done["muted"] is (damage == "log") and name in done["moved"]
+    assert done["muted"] is (damage != "state") and name in done["moved"]
     height = httpx.get(f"{net.urls[0]}/v1/status", timeout=10).json()["height"]
     net.start_validator(2)
     net.wait(2)

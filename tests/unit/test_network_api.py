@@ -20,7 +20,7 @@ from tallystick.network import views
 from tallystick.network.api import MAX_BULK, MAX_BULK_BYTES, Api
 from tallystick.network.dial import MAX_BLOCKS_REPLY_BYTES
 from tallystick.network.node import Node
-from tallystick.network.store import Store, StoredBlock
+from tallystick.network.store import Store, StoredBlock, create_store
 
 PAY = Transfer(key("ann").identity, 7)
 STATUS = views.Status("", "", "", 0, 0, 0, "", 0, 0, {})
@@ -176,6 +176,7 @@ def test_a_bulk_request_is_bounded_in_number_bytes_and_form(face: Face) -> None:
 
 def test_blocks_and_the_checkpoints_that_prove_them_are_shown_page_by_page(face: Face, tmp_path: Path) -> None:
     async def story() -> None:
+        create_store(tmp_path / "consensus.db", "test", KEYS[0].identity, muted=False)
         with closing(Store(tmp_path / "consensus.db", "test", KEYS[0].identity, retain=3)) as store:
             api = Api(face.node, face.engine, lambda: STATUS, lambda: b"", store)
             transport = httpx.ASGITransport(api.application())
@@ -210,6 +211,7 @@ def test_blocks_and_the_checkpoints_that_prove_them_are_shown_page_by_page(face:
 
 def test_a_page_of_blocks_is_bounded_in_number_and_in_bytes(face: Face, tmp_path: Path) -> None:
     async def story() -> None:
+        create_store(tmp_path / "consensus.db", "test", KEYS[0].identity, muted=False)
         with closing(Store(tmp_path / "consensus.db", "test", KEYS[0].identity)) as store:
             api = Api(face.node, face.engine, lambda: STATUS, lambda: b"", store)
             transport = httpx.ASGITransport(api.application())

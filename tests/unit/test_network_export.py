@@ -12,7 +12,7 @@ from tallystick.consensus.pbft import Group
 from tallystick.consensus.pbft.io import CheckpointRecord
 from tallystick.errors import Refused
 from tallystick.network.export import LENGTH_BYTES, MAGIC, check_export, fetch_export, write_export
-from tallystick.network.store import Store, StoredBlock
+from tallystick.network.store import Store, StoredBlock, create_store
 from tallystick.network.tables import StoreError
 from tallystick.network.views import MAX_BLOCKS, BlockView, Checkpoints
 
@@ -23,6 +23,7 @@ LATER = FOUR.successor(4, tuple(key.identity for key in KEYS[1:5]))
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     """Six blocks; after the fourth, validator 0 has left and 4 has come."""
+    create_store(tmp_path / "consensus.db", FOUR.chain, KEYS[0].identity, muted=False)
     store = Store(tmp_path / "consensus.db", FOUR.chain, KEYS[0].identity)
     for height in range(1, 7):
         group, by = (FOUR, (0, 1, 2)) if height <= 4 else (LATER, (1, 2, 4))
@@ -54,6 +55,7 @@ def test_blocks_that_nobody_could_check_yet_are_left_out(store: Store, tmp_path:
 
 
 def test_an_empty_store_has_nothing_to_export(tmp_path: Path) -> None:
+    create_store(tmp_path / "consensus.db", FOUR.chain, KEYS[0].identity, muted=False)
     store = Store(tmp_path / "consensus.db", FOUR.chain, KEYS[0].identity)
     with pytest.raises(StoreError, match="no blocks"):
         write_export(store, FOUR, tmp_path / "blocks")

@@ -22,7 +22,7 @@ from tallystick.network.admission import Admission
 from tallystick.network.engine import HaltedError, PbftEngine, Shell
 from tallystick.network.local import free_ports
 from tallystick.network.peers import Validator, split_address
-from tallystick.network.store import Store
+from tallystick.network.store import RETAIN_BLOCKS, Store, create_store
 from tallystick.network.tables import DamagedError
 from tallystick.network.tls import client_context, make_certificate
 
@@ -114,8 +114,12 @@ class Cluster:
         self.accused: list[str] = []
         self.newcomers: tuple[str, ...] = ()
 
-    def start(self, index: int, deadline_ms: int | None = None, **store: bool | int) -> None:
-        self.stores[index] = Store(self.path(index), "test", NAMES[index], **store)  # type: ignore[arg-type]
+    def start(
+        self, index: int, deadline_ms: int | None = None, *, retain: int = RETAIN_BLOCKS, muted: bool = False
+    ) -> None:
+        if not self.path(index).exists():
+            create_store(self.path(index), "test", NAMES[index], muted=muted)
+        self.stores[index] = Store(self.path(index), "test", NAMES[index], retain=retain)
         ledger = self.ledgers[index] = Ledger(self.folder / f"{index}.json")
         ledger.deadline_ms = deadline_ms
         accuse = lambda culprit, first, second: self.accused.append(culprit)  # noqa: E731
@@ -131,9 +135,9 @@ class Cluster:
         )
         self.tasks[index] = asyncio.create_task(self.engines[index].run())
 
-    def start_four(self, **options: int) -> None:
+    def start_four(self, deadline_ms: int | None = None, *, retain: int = RETAIN_BLOCKS) -> None:
         for index in range(4):
-            self.start(index, **options)
+            self.start(index, deadline_ms, retain=retain)
 
     def path(self, index: int) -> Path:
         return self.folder / f"{index}.db"
@@ -380,7 +384,7 @@ def test_a_node_that_lost_its_store_follows_in_silence_and_votes_again_later(tmp
         await cluster.stop(3)
         for name in ("3.db", "3.turn", "3.json"):
             (tmp_path / name).unlink()
-        cluster.start(3, forgotten=True)
+        cluster.start(3, muted=True)
         await cluster.until(b"before 2")
         assert not cluster.engines[3].status().voting
         epochs = 3

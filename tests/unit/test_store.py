@@ -25,7 +25,7 @@ from tallystick.consensus.pbft.io import (
     ViewRecord,
     VoteRecord,
 )
-from tallystick.network.store import MANIFEST, Store, StoredBlock
+from tallystick.network.store import MANIFEST, RETAIN_BLOCKS, Store, StoredBlock, create_store
 from tallystick.network.tables import DamagedError, StoreError
 
 ME, OTHER = "a" * 64, "b" * 64
@@ -38,8 +38,13 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "validator.db"
 
 
-def opened(path: Path, **options: int | bool) -> Store:
-    return Store(path, "chain", ME, **options)  # type: ignore[arg-type]
+def made(path: Path, *, retain: int = RETAIN_BLOCKS, muted: bool = False) -> Store:
+    create_store(path, "chain", ME, muted=muted)
+    return Store(path, "chain", ME, retain=retain)
+
+
+def opened(path: Path) -> Store:
+    return Store(path, "chain", ME)
 
 
 def reopened(store: Store) -> Store:
@@ -57,7 +62,7 @@ def saved_up_to(store: Store, height: int) -> None:
 
 
 def test_what_was_saved_is_there_after_reopening(path: Path) -> None:
-    store = opened(path)
+    store = made(path)
     assert (store.votes(), store.head(), store.view(), store.epochs()) == ((), None, None, ())
     assert (store.mute(), store.checkpoint(), store.history(), store.transfer()) == (None, None, (), None)
     saved_up_to(store, 9)
@@ -73,7 +78,7 @@ def test_what_was_saved_is_there_after_reopening(path: Path) -> None:
 
 
 def test_a_second_vote_in_one_slot_is_refused_and_the_same_one_replaces_it(path: Path) -> None:
-    store = opened(path)
+    store = made(path)
     store.save(VoteRecord(0, 0, 1, Phase.PREPARE, b"d" * 32))
     store.save(VOTE)
     with pytest.raises(StoreError, match="voting twice"):
@@ -87,7 +92,7 @@ def test_a_second_vote_in_one_slot_is_refused_and_the_same_one_replaces_it(path:
 
 
 def test_a_block_is_found_with_the_vote_that_was_given_for_it(path: Path) -> None:
-    store = opened(path)
+    store = made(path)
     store.save(VOTE)
     store.save(VoteRecord(0, 0, 1, Phase.COMMIT, VOTE.digest, b"", b"proof"))
     store.save(VoteRecord(0, 1, 1, Phase.PREPARE, b"x" * 32, b"another"))
@@ -96,7 +101,7 @@ def test_a_block_is_found_with_the_vote_that_was_given_for_it(path: Path) -> Non
 
 
 def test_an_epoch_keeps_the_one_before_it_and_settles_the_votes_of_those(path: Path) -> None:
-    store = opened(path)
+    store = made(path)
     later = VoteRecord(2, 0, 9, Phase.PREPARE, b"e" * 32)
     for record in (EpochRecord(0, 0, 0, (ME,)), EPOCH, VOTE, later, EPOCH):
         store.save(record)
@@ -109,7 +114,7 @@ def test_an_epoch_keeps_the_one_before_it_and_settles_the_votes_of_those(path: P
 
 
 def test_a_stable_checkpoint_settles_votes_snapshots_and_blocks_up_to_its_height(path: Path) -> None:
-    store = opened(path, retain=3)
+    store = made(path, retain=3)
     saved_up_to(store, 9)
     for height in (4, 8):
         store.save_snapshot(height, manifest_of(b"state"), b"state")
@@ -129,7 +134,7 @@ def test_a_stable_checkpoint_settles_votes_snapshots_and_blocks_up_to_its_height
 
 
 def test_the_snapshot_of_the_checkpoint_before_stays_for_those_who_are_fetching_it(path: Path) -> None:
-    store = opened(path)
+    store = made(path)
     saved_up_to(store, 13)
     for height in (4, 8, 12):
         store.save_snapshot(height, manifest_of(b"state"), b"state")
@@ -139,7 +144,7 @@ def test_the_snapshot_of_the_checkpoint_before_stays_for_those_who_are_fetching_
 
 
 def test_blocks_above_the_stable_checkpoint_are_kept_whatever_the_limit(path: Path) -> None:
-    store = opened(path, retain=1)
+    store = made(path, retain=1)
     saved_up_to(store, 9)
     store.save_snapshot(4, manifest_of(b""), b"")
     store.save(CheckpointRecord(0, 4, b"stable", ends=False))
@@ -148,7 +153,7 @@ def test_blocks_above_the_stable_checkpoint_are_kept_whatever_the_limit(path: Pa
 
 
 def test_blocks_come_without_gaps(path: Path) -> None:
-    store = opened(path)
+    store = made(path)
     for wrong in (0, 2):
         with pytest.raises(StoreError, match="cannot follow"):
             store.save_block(block(wrong))
@@ -159,7 +164,7 @@ def test_blocks_come_without_gaps(path: Path) -> None:
 
 
 def test_ranges_are_inclusive_in_order_and_end_before_a_gap(path: Path) -> None:
-    store = opened(path)
+    store = made(path)
     saved_up_to(store, 9)
     assert [stored.height for stored in store.blocks(2, 4)] == [2, 3, 4]
     store._tables.change("DELETE FROM blocks WHERE height = 3")
@@ -169,7 +174,7 @@ def test_ranges_are_inclusive_in_order_and_end_before_a_gap(path: Path) -> None:
 
 
 def test_a_snapshot_stays_while_somebody_fetches_it(path: Path) -> None:
-    store = opened(path)
+    store = made(path)
     saved_up_to(store, 25)
     for height in (4, 8, 12, 16):
         store.save_snapshot(height, manifest_of(b"state"), b"state")
@@ -183,7 +188,7 @@ def test_a_snapshot_stays_while_somebody_fetches_it(path: Path) -> None:
 
 
 def test_a_snapshot_comes_back_whole_and_in_parts(path: Path) -> None:
-    store = opened(path)
+    store = made(path)
     data = b"0123456789" * (CHUNK_BYTES // 8)
     store.save_snapshot(4, manifest_of(data), data)
     assert store.snapshot(4) == data
@@ -193,7 +198,7 @@ def test_a_snapshot_comes_back_whole_and_in_parts(path: Path) -> None:
 
 
 def test_a_transfer_is_resumed_after_a_restart_and_a_new_one_forgets_it(path: Path) -> None:
-    store = opened(path)
+    store = made(path)
     data = b"0123456789" * (CHUNK_BYTES // 8)
     store.start_transfer((b"old",), b"manifest")
     store.save_chunk(0, b"old")
@@ -219,7 +224,8 @@ def test_changes_are_all_there_or_none_of_them(path: Path) -> None:
 import os
 from pathlib import Path
 from tallystick.consensus.pbft.io import Phase, VoteRecord
-from tallystick.network.store import Store
+from tallystick.network.store import Store, create_store
+create_store(Path({str(path)!r}), "chain", "a" * 64, muted=False)
 store = Store(Path({str(path)!r}), "chain", "a" * 64)
 store.save(VoteRecord(0, 0, 1, Phase.PREPARE, b"d" * 32, b"block"))
 assert store.commit() and not store.commit()
@@ -235,7 +241,7 @@ os._exit(9)
 def test_the_log_is_forced_to_disk_before_the_mark_says_so_and_only_by_a_commit(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store = opened(path)
+    store = made(path)
     done: list[str] = []
     sync, write = os.fdatasync, os.pwrite
 
@@ -259,13 +265,13 @@ def test_the_log_is_forced_to_disk_before_the_mark_says_so_and_only_by_a_commit(
 
 @pytest.mark.parametrize(("chain", "identity"), [("another", ME), ("chain", OTHER)])
 def test_the_store_of_another_chain_or_validator_is_refused(path: Path, chain: str, identity: str) -> None:
-    opened(path).close()
+    made(path).close()
     with pytest.raises(StoreError, match="belongs to"):
         Store(path, chain, identity)
 
 
 def test_a_store_of_an_unknown_version_is_refused(path: Path) -> None:
-    store = opened(path)
+    store = made(path)
     store._tables._db.execute("PRAGMA user_version = 99")
     store.close()
     with pytest.raises(StoreError, match="version 99"):
@@ -274,12 +280,50 @@ def test_a_store_of_an_unknown_version_is_refused(path: Path) -> None:
 
 def test_a_folder_that_does_not_exist_is_refused(path: Path) -> None:
     with pytest.raises(StoreError, match="folder"):
-        opened(path.parent / "missing" / "x.db")
+        made(path.parent / "missing" / "x.db")
+
+
+@pytest.mark.parametrize("what", ["its mark too", "its mark stays"])
+def test_opening_never_makes_a_store(path: Path, what: str) -> None:
+    """Whoever has voted would start as one who has not."""
+    made(path).close()
+    path.unlink()
+    if what == "its mark too":
+        path.with_suffix(".turn").unlink()
+    for _ in range(2):
+        with pytest.raises(DamagedError, match=f"{path}: missing.*recover {path.parent}"):
+            opened(path)
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("suffix", [".db", ".turn"])
+def test_making_a_store_never_replaces_one(path: Path, suffix: str) -> None:
+    path.with_suffix(suffix).write_bytes(b"something")
+    with pytest.raises(StoreError, match="not written over"):
+        made(path)
+    assert path.with_suffix(suffix).read_bytes() == b"something"
+
+
+def test_what_a_crash_left_of_a_store_that_was_being_made_is_damaged(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("tallystick.network.tables.write_whole", killed)
+        with pytest.raises(KeyboardInterrupt):
+            made(path)
+    with pytest.raises(DamagedError, match="nobody knows"):
+        opened(path)
+    path.with_name("before.db").write_bytes(b"")
+    with pytest.raises(DamagedError, match="empty"):
+        opened(path.with_name("before.db"))
 
 
 def test_a_second_owner_of_one_store_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tallystick.network.tables.BUSY_SECONDS", 0.01)
-    first = opened(path)
+    first = made(path)
     with pytest.raises(StoreError, match="another process"):
         opened(path)
     first.close()
@@ -291,7 +335,7 @@ def test_a_second_owner_of_one_store_is_refused(path: Path, monkeypatch: pytest.
 
 def full(path: Path) -> None:
     """A store with something in every table."""
-    store = opened(path)
+    store = made(path)
     saved_up_to(store, 9)
     store.save_snapshot(8, manifest_of(b"state"), b"state")
     store.save(CheckpointRecord(0, 8, b"stable", ends=True))
@@ -357,7 +401,7 @@ def test_a_disk_without_room_for_the_log_is_named(path: Path, monkeypatch: pytes
     monkeypatch.setattr(os, "pwrite", full)
     before = os.listdir("/dev/fd")
     with pytest.raises(StoreError, match="No space left on device; is the disk full"):
-        opened(path)
+        made(path)
     assert len(os.listdir("/dev/fd")) == len(before), "what was opened is closed"
 
 
@@ -367,7 +411,8 @@ def test_a_log_that_lost_its_end_is_noticed(path: Path) -> None:
 import os
 from pathlib import Path
 from tallystick.consensus.pbft.io import Phase, VoteRecord
-from tallystick.network.store import Store
+from tallystick.network.store import Store, create_store
+create_store(Path({str(path)!r}), "chain", "a" * 64, muted=False)
 store = Store(Path({str(path)!r}), "chain", "a" * 64)
 for height in (1, 2):
     store.save(VoteRecord(0, 0, height, Phase.PREPARE, b"d" * 32, b"block"))
@@ -411,6 +456,6 @@ def test_no_flipped_bit_changes_what_is_read(tmp_path: Path, position: int) -> N
 
 
 def test_a_store_in_place_of_a_lost_one_starts_muted(path: Path) -> None:
-    store = opened(path, forgotten=True)
+    store = made(path, muted=True)
     assert store.mute() == MuteRecord(0)
     store.close()

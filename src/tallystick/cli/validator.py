@@ -44,20 +44,22 @@ def init(
     """Prepare a validator that is to join a running network: key, genesis document, and a card that says who it is.
 
     Send the card to the operators of the network, who vote with `tallystick validator add`. The identity needs a
-    balance first; `tallystick validator deposit` turns it into the stake.
+    balance first; `tallystick validator deposit` turns it into the stake. A key that exists may have voted before, so
+    with `--key` the validator is silent for two epochs after it has found the others.
 
     Example: tallystick validator init node-5 --genesis net/genesis.json --address 127.0.0.1:26700 \
 --url http://127.0.0.1:26701
     """
     from tallystick.canon.encoding import to_json
     from tallystick.canon.identity import Key, load_key, save_key
-    from tallystick.ledger.genesis import ValidatorInfo
+    from tallystick.ledger.genesis import ValidatorInfo, chain_id
     from tallystick.network.genesis import read_genesis
     from tallystick.network.peers import split_address
+    from tallystick.network.store import create_store
     from tallystick.network.tls import make_certificate
-    from tallystick.network.validator import CARD, GENESIS, KEY
+    from tallystick.network.validator import CARD, CONSENSUS, GENESIS, KEY
 
-    read_genesis(genesis)
+    chain = chain_id(read_genesis(genesis))
     try:
         split_address(address)
     except ValueError as error:
@@ -69,6 +71,7 @@ def init(
     shutil.copyfile(genesis, home / GENESIS)
     card = ValidatorInfo(secret.identity, address, url, make_certificate(secret), stake)
     (home / CARD).write_bytes(to_json(card))
+    create_store(home / CONSENSUS, chain, secret.identity, muted=key is not None)
     if json:
         print_json({"identity": secret.identity, "card": str(home / CARD)})
         return
@@ -338,12 +341,10 @@ def _write_export(home: Path, out: Path, json: bool) -> None:
 
     _require_new(out)
     genesis = first_group(read_genesis(home / GENESIS))
-    if not (home / CONSENSUS).exists():
-        fail(f"{home / CONSENSUS}: not there; this validator has never run")
     try:
         store = Store(home / CONSENSUS, genesis.chain, load_key(home / KEY).identity)
     except StoreError as error:
-        fail(f"{error} If it is running, name its URL with --join instead of its folder.")
+        fail(f"{error} (If it is running, name its URL with --join instead of its folder.)")
     try:
         header = write_export(store, genesis, out)
     finally:
@@ -393,12 +394,12 @@ def recover(home: Path = HOME, json: bool = JSON) -> None:
     done = mend(home)
     if json:
         print_json(done)
-    elif not done.moved:
+    elif not done.damage:
         typer.echo("nothing is damaged")
     else:
-        for what in done.damage:
-            errors.print(what, soft_wrap=True, markup=False)
-        typer.echo(f"set aside in {done.aside}: {', '.join(done.moved)}")
+        errors.print(done.damage, soft_wrap=True, markup=False)
+        if done.moved:
+            typer.echo(f"set aside in {done.aside}: {', '.join(done.moved)}")
         typer.echo("start it again; it will be silent for two epochs" if done.muted else "start it again")
 
 

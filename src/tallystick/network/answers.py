@@ -29,15 +29,16 @@ def recover(genesis: Group, application: Application, store: Store) -> Durable:
         # It is ahead, if the machine died between two moments of forcing to disk; or it missed a restore.
         snapshot = store.snapshot(checkpoint.height) if checkpoint else None
         if snapshot is None:
-            reason = f"it is at block {application.height}, and the log of consensus ends at {height}"
-            raise DamagedError("ledger", f"{reason} without a snapshot to start from")
+            reason = f"the ledger is at block {application.height}, this log ends at {height}"
+            raise DamagedError(store.path, f"{reason} without a snapshot to start from")
         application.restore(snapshot)
     for stored in store.blocks(application.height + 1, height):
         application.execute(_committed(stored))
         if genesis.is_checkpoint(stored.height):
             keep_outcome(application, store, stored.height)
     if application.height != height:
-        raise DamagedError("ledger", f"it is at block {application.height}, blocks up to {height} cannot be read")
+        reason = f"the ledger is at block {application.height}, blocks up to {height} cannot be read"
+        raise DamagedError(store.path, reason)
     stable = checkpoint.height if checkpoint else 0
     certified = tuple(
         Certified(stored.height, genesis.block_digest(stored.block), stored.certificate)

@@ -10,10 +10,11 @@ from typing import Final
 
 from tallystick.canon.identity import Key, save_key
 from tallystick.errors import TallystickError
-from tallystick.ledger.genesis import Agreement, Genesis, ValidatorInfo, dump_genesis
+from tallystick.ledger.genesis import Agreement, Genesis, ValidatorInfo, chain_id, dump_genesis
 from tallystick.network.genesis import first_group
+from tallystick.network.store import create_store
 from tallystick.network.tls import make_certificate
-from tallystick.network.validator import GENESIS, KEY
+from tallystick.network.validator import CONSENSUS, GENESIS, KEY
 
 WORKER_BALANCE: Final = 100_000
 CLIENT_BALANCE: Final = 10_000_000
@@ -84,7 +85,7 @@ def make_network(
     now_ms: int,
     agreement: Agreement = USUAL,
 ) -> LocalNetwork:
-    """Creates keys and the genesis document under `root`.
+    """Creates keys, the genesis document, and the validators' empty logs of consensus under `root`.
 
     Args:
         ports: two for each validator, for its peers and for HTTP.
@@ -112,6 +113,8 @@ def make_network(
     document = dump_genesis(genesis)
     for home in (root, *(node.home for node in nodes)):
         (home / GENESIS).write_bytes(document)
+    for node in nodes:  # of keys that are new, so they have never voted
+        create_store(node.home / CONSENSUS, chain_id(genesis), node.identity, muted=False)
     (root / BLOBS).mkdir()
     return LocalNetwork(root, tuple(nodes), tuple(members), client)
 

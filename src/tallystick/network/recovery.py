@@ -1,30 +1,31 @@
 """What to do with a validator's folder that does not hold what was written to it.
 
 The damaged files are set aside, never deleted. Without the ledger's file nothing is lost: it is made again from the log
-of consensus. Without the log nobody knows what this validator has signed, so the new one starts *muted*: the node
-follows, asks a quorum which epoch it is, and votes again two epochs later, where none of the votes that it may have
-given can meet the new ones.
+of consensus. Without the log, damaged or missing, nobody knows what this validator has signed, so the new one starts
+*muted*: the node follows, asks a quorum which epoch it is, and votes again two epochs later, where none of the votes
+that it may have given can meet the new ones.
 """
 
 import sqlite3
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 from tallystick.canon.identity import load_key
 from tallystick.errors import Refused
-from tallystick.ledger.genesis import chain_id
+from tallystick.ledger.genesis import Genesis, chain_id
 from tallystick.network.genesis import read_genesis
 from tallystick.network.journal import JournalError
 from tallystick.network.node import Node
-from tallystick.network.store import Store
+from tallystick.network.store import Store, create_store
 from tallystick.network.tables import DamagedError
 from tallystick.network.validator import CONSENSUS, GENESIS, KEY, LEDGER
 
 
 @dataclass(frozen=True)
 class Recovered:
-    damage: tuple[str, ...]
-    """What was found, in words."""
+    damage: str
+    """What was found, in words; empty if there is nothing."""
     moved: tuple[str, ...]
     """Files that were set aside."""
     aside: str
@@ -41,39 +42,37 @@ def recover(home: Path) -> Recovered:
     """
     genesis, identity = read_genesis(home / GENESIS), load_key(home / KEY).identity
     chain = chain_id(genesis)
-    log, ledger = _damage_of_log(home, chain, identity), ""
-    height = 0
-    if not log:
-        store = Store(home / CONSENSUS, chain, identity)
-        head = store.head()
-        height = head.height if head else 0
-        store.close()
-    try:
-        node = Node(genesis, home / LEDGER)
-        if node.height > height and not log:
-            ledger = f"{LEDGER} is at block {node.height}, the log of consensus ends at {height}"
-        node.journal.abandon()
-    except (sqlite3.Error, JournalError, Refused) as error:
-        ledger = f"{home / LEDGER}: {error}"
-    damage = tuple(what for what in (log, ledger) if what)
-    moved: list[str] = []
     aside = _free_name(home)
-    if log:
+    if log := _damage_of_log(home, chain, identity):
         # A ledger ahead of an empty log would have nothing to go on from.
         moved = _set_aside(home, aside, Path(CONSENSUS).stem, Path(LEDGER).stem)
-        Store(home / CONSENSUS, chain, identity, forgotten=True).close()
-    elif ledger:
+        create_store(home / CONSENSUS, chain, identity, muted=True)
+    elif ledger := _damage_of_ledger(home, genesis, identity):
         moved = _set_aside(home, aside, Path(LEDGER).stem)
-    return Recovered(damage, tuple(moved), str(aside) if moved else "", bool(log))
+    else:
+        return Recovered("", (), "", muted=False)
+    return Recovered(log or ledger, tuple(moved), str(aside) if moved else "", muted=bool(log))
 
 
 def _damage_of_log(home: Path, chain: str, identity: str) -> str:
-    if not (home / CONSENSUS).exists() and not (home / CONSENSUS).with_suffix(".turn").exists():
-        return ""
     try:
         Store(home / CONSENSUS, chain, identity).close()
     except DamagedError as error:
         return str(error)
+    return ""
+
+
+def _damage_of_ledger(home: Path, genesis: Genesis, identity: str) -> str:
+    with closing(Store(home / CONSENSUS, chain_id(genesis), identity)) as store:
+        head = store.head()
+        height = head.height if head else 0
+    try:
+        node = Node(genesis, home / LEDGER)
+    except (sqlite3.Error, JournalError, Refused) as error:
+        return f"{home / LEDGER}: {error}"
+    node.journal.abandon()
+    if node.height > height:
+        return f"{home / LEDGER}: at block {node.height}, the log of consensus ends at {height}"
     return ""
 
 
@@ -85,8 +84,9 @@ def _free_name(home: Path) -> Path:
 
 
 def _set_aside(home: Path, aside: Path, *stems: str) -> list[str]:
-    aside.mkdir()
     files = [path for path in sorted(home.iterdir()) if path.is_file() and path.name.split(".")[0] in stems]
+    if files:
+        aside.mkdir()
     for path in files:
         path.rename(aside / path.name)
     return [path.name for path in files]

@@ -1,8 +1,9 @@
 """What a validator must not lose: what it signed, where it stands, and the blocks with their certificates.
 
 It is kept in `tables`, which notice every row that was changed and every commit that was lost. A node that forgot a
-vote could give another, so the summary also says how many votes there must be. A `DamagedError` names what is wrong;
-`tallystick validator recover` is the way out. Two validators on one store would vote twice: one process holds it.
+vote could give another, so the summary also says how many votes there must be, and an empty store is made only with
+a validator's folder, before its first vote, or as a muted one. A `DamagedError` names what is wrong; `tallystick
+validator recover` is the way out. Two validators on one store would vote twice: one process holds it.
 """
 
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -25,7 +26,7 @@ from tallystick.consensus.pbft.io import (
     ViewRecord,
     VoteRecord,
 )
-from tallystick.network.tables import DamagedError, Layout, Row, StoreError, Summary, Tables
+from tallystick.network.tables import DamagedError, Layout, Row, StoreError, Summary, Tables, create_tables
 
 RETAIN_BLOCKS: Final = 100_000
 """Blocks kept below the last stable checkpoint, for peers and for export; who needs older ones gets a snapshot."""
@@ -91,13 +92,9 @@ class Store:
         StoreError: it belongs to another chain, validator, version or running process.
     """
 
-    def __init__(
-        self, path: Path, chain: str, identity: str, *, retain: int = RETAIN_BLOCKS, forgotten: bool = False
-    ) -> None:
-        """Opens `path`, or creates it; with `forgotten` in place of a lost one, so that it starts muted."""
+    def __init__(self, path: Path, chain: str, identity: str, *, retain: int = RETAIN_BLOCKS) -> None:
         self.path, self._retain = path, retain
-        first = [("latest", _named(MuteRecord()))] if forgotten else []
-        self._tables = Tables(path, LAYOUT, chain, identity, first, _Summary(latest=len(first)))
+        self._tables = Tables(path, LAYOUT, chain, identity, _Summary)
         self._given: dict[tuple[int, int, int, str], bytes] = {}
         """Digests of the votes that are stored, by epoch, view, height and phase."""
         self._kinds: set[str] = set()
@@ -371,6 +368,16 @@ class Store:
         found = {name for kind in self._kinds for name, _ in self._tables.rows("latest", "WHERE kind = ?", kind)}
         if len(self._kinds) != self._summary.latest or found != self._kinds:
             raise DamagedError(self.path, f"{self._summary.latest} records are the latest of their kind; some are gone")
+
+
+def create_store(path: Path, chain: str, identity: str, *, muted: bool) -> None:
+    """Makes an empty store. Only for an identity that has certainly never voted may it be one that is not `muted`.
+
+    Raises:
+        StoreError: there is something in its place, or it cannot be written.
+    """
+    first = [("latest", _named(MuteRecord()))] if muted else []
+    create_tables(path, LAYOUT, chain, identity, first, _Summary(latest=len(first)))
 
 
 class _Transfer(msgspec.Struct, array_like=True):

@@ -7,6 +7,7 @@ write-ahead log).
 
 The file is believed only if
 
+- it is there: opening never makes it, since an empty file in place of a lost one would know of no vote;
 - every row but the one that names the owner carries a checksum of itself and of its table's name, checked whenever the
   row is read;
 - the commits are at least as many as the file beside it, `*.turn`, says. That number is written after each commit, so
@@ -64,7 +65,7 @@ class DamagedError(StoreError):
     """The file is not what was written: what this validator signed is not known for sure any more."""
 
     def __init__(self, path: Path | str, what: str) -> None:
-        super().__init__(f"{path}: {what}; not voting. Run `tallystick validator recover` on this validator's folder")
+        super().__init__(f"{path}: {what}; not voting. Run `tallystick validator recover {Path(path).parent}`")
 
 
 class Summary(msgspec.Struct, array_like=True):
@@ -95,35 +96,23 @@ class Tables(Generic[S]):
         StoreError: it belongs to another chain, validator, version or running process.
     """
 
-    def __init__(
-        self, path: Path, layout: Layout, chain: str, identity: str, first: Iterable[tuple[str, Row]], summary: S
-    ) -> None:
-        """Opens `path`, or creates it with the rows `first` in their tables and a `summary` that knows of them."""
+    def __init__(self, path: Path, layout: Layout, chain: str, identity: str, kind: type[S]) -> None:
+        if not path.exists():
+            raise DamagedError(path, "missing, so nobody knows what this validator has signed")
         self.path = path
-        self._mark = path.with_suffix(".turn")
+        self._mark = _mark_beside(path)
         self._dirty, self._synced = False, True
         self._db = _connect(path)
         with self.opening():
-            self._open(layout, (chain, identity), first, summary)
-            self.summary = self._load_summary(type(summary))
+            self._open(layout, (chain, identity))
+            self.summary = self._load_summary(kind)
 
     @contextmanager
     def opening(self) -> Iterator[None]:
         """What goes wrong closes the file, and says whether it is damaged or something else stands in the way."""
         try:
-            yield
-        except sqlite3.DatabaseError as error:
-            self._db.close()
-            if getattr(error, "sqlite_errorcode", 0) & 0xFF in OUTSIDE:  # what Python cannot decode has no code
-                reason = f"{self.path}: {error}; is another process using this store, is the disk full?"
-                raise StoreError(reason) from None
-            raise DamagedError(self.path, str(error)) from None
-        except (ValueError, msgspec.DecodeError) as error:
-            self._db.close()
-            raise DamagedError(self.path, str(error)) from None
-        except OSError as error:
-            self._db.close()
-            raise StoreError(f"{error.filename or self.path}: {error.strerror}; is the disk full?") from None
+            with blaming(self.path):
+                yield
         except StoreError:
             self._db.close()
             raise
@@ -178,9 +167,8 @@ class Tables(Generic[S]):
 
     def insert(self, table: str, row: Row, *, replace: bool = False) -> None:
         """`row` in the order of the schema, without its seal."""
-        places = ", ".join("?" * (len(row) + 1))
         how = "INSERT OR REPLACE" if replace else "INSERT"
-        self.change(f"{how} INTO {table} VALUES ({places})", *row, _seal(table, row))
+        self.change(_insertion(how, table, row), *row, _seal(table, row))
 
     def rows(self, table: str, which: str = "", *values: Any) -> Iterator[Row]:
         """Rows of `table`, checked and without their seals; `which` is the end of the query."""
@@ -196,16 +184,16 @@ class Tables(Generic[S]):
 
     # ---- opening
 
-    def _open(self, layout: Layout, owner: tuple[str, str], first: Iterable[tuple[str, Row]], summary: S) -> None:
+    def _open(self, layout: Layout, owner: tuple[str, str]) -> None:
         for pragma in ("locking_mode = EXCLUSIVE", "journal_mode = WAL", "synchronous = FULL"):
             self._db.execute(f"PRAGMA {pragma}")
         self._db.execute(f"PRAGMA wal_autocheckpoint = {LOG_PAGES}")
         self._db.execute("BEGIN IMMEDIATE")  # takes the lock, or fails
         (found,) = self._db.execute("PRAGMA user_version").fetchone()
-        if found == 0:
-            self._create(layout, owner, first, summary)
         self._db.execute("COMMIT")
-        if found not in {0, layout.version}:
+        if found == 0:
+            raise DamagedError(self.path, "empty, so nobody knows what this validator has signed")
+        if found != layout.version:
             known = f"this tallystick knows version {layout.version}"
             raise StoreError(f"{self.path}: store version {found}, {known}; run the one that wrote it")
         written = self._db.execute("SELECT chain, identity FROM origin").fetchone() or ("nothing", "nobody")
@@ -214,20 +202,6 @@ class Tables(Generic[S]):
             raise StoreError(
                 f"{self.path}: belongs to validator {written[1]!s:.12} on chain {written[0]}, not {wanted}"
             )
-
-    def _create(self, layout: Layout, owner: tuple[str, str], first: Iterable[tuple[str, Row]], summary: S) -> None:
-        if self._mark.exists():
-            raise DamagedError(self.path, f"is new or empty, but {self._mark.name} says that this validator has voted")
-        for statement in (SCHEMA + layout.schema).split(";\n")[:-1]:
-            self._db.execute(statement)
-        self._db.execute("INSERT INTO origin VALUES (0, ?, ?)", owner)
-        self._db.execute(f"PRAGMA user_version = {layout.version}")
-        self.summary, self._dirty = summary, True
-        for table, row in first:
-            self.insert(table, row)
-        self._save_summary()
-        self._dirty = False
-        write_whole(self._mark, _mark_of(0))
 
     def _load_summary(self, kind: type[S]) -> S:
         row = next(self.rows("summary"), None)
@@ -263,7 +237,49 @@ class Tables(Generic[S]):
         return log
 
     def _save_summary(self) -> None:
-        self.insert("summary", (0, msgspec.msgpack.encode(self.summary)), replace=True)
+        self.insert(*_summary_row(self.summary), replace=True)
+
+
+def create_tables(
+    path: Path, layout: Layout, chain: str, identity: str, first: Iterable[tuple[str, Row]], summary: Summary
+) -> None:
+    """Makes the file with the rows `first` in their tables and a `summary` that knows of them; it is on disk when this
+    returns. What a crash leaves of it is damaged.
+
+    Raises:
+        StoreError: there is something in its place, or it cannot be written.
+    """
+    if path.exists() or _mark_beside(path).exists():
+        raise StoreError(f"{path}: it or its mark is there already, and is not written over")
+    with blaming(path), closing(_connect(path)) as db:
+        db.execute("BEGIN IMMEDIATE")
+        for statement in (SCHEMA + layout.schema).split(";\n")[:-1]:
+            db.execute(statement)
+        db.execute("INSERT INTO origin VALUES (0, ?, ?)", (chain, identity))
+        for table, row in (*first, _summary_row(summary)):
+            db.execute(_insertion("INSERT", table, row), (*row, _seal(table, row)))
+        db.execute(f"PRAGMA user_version = {layout.version}")
+        db.execute("COMMIT")
+        write_whole(_mark_beside(path), _mark_of(0))
+
+
+@contextmanager
+def blaming(path: Path) -> Iterator[None]:
+    """Says of what goes wrong with the file `path` whether it is damaged or something else stands in the way.
+
+    Raises:
+        DamagedError, StoreError
+    """
+    try:
+        yield
+    except sqlite3.DatabaseError as error:
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF in OUTSIDE:  # what Python cannot decode has no code
+            raise StoreError(f"{path}: {error}; is another process using it, is the disk full?") from None
+        raise DamagedError(path, str(error)) from None
+    except (ValueError, msgspec.DecodeError) as error:
+        raise DamagedError(path, str(error)) from None
+    except OSError as error:
+        raise StoreError(f"{error.filename or path}: {error.strerror}; is the disk full?") from None
 
 
 def owner_of(path: Path) -> str | None:
@@ -276,6 +292,18 @@ def owner_of(path: Path) -> str | None:
     except sqlite3.Error:
         return None
     return row[0] if row else None
+
+
+def _insertion(how: str, table: str, row: Row) -> str:
+    return f"{how} INTO {table} VALUES ({', '.join('?' * (len(row) + 1))})"
+
+
+def _summary_row(summary: Summary) -> tuple[str, Row]:
+    return "summary", (0, msgspec.msgpack.encode(summary))
+
+
+def _mark_beside(path: Path) -> Path:
+    return path.with_suffix(".turn")
 
 
 def _seal(table: str, row: Sequence[Any]) -> bytes:

@@ -97,15 +97,15 @@ async def run_validator(
         _take_new_key(home, genesis)  # a crash came between
     while True:
         key = load_key(home / KEY)
-        listening = listen_http(read_card(home, genesis, key.identity).url)
-        try:
-            process = _Process(home, genesis, key, retain, timeout_ms)
-        except sqlite3.Error as error:
-            raise ValidatorError(f"{home}: {error}") from None
-        try:
-            await process.serve(listening, BlobStore(blobs), on_ready)
-        finally:
-            process.close()
+        with listen_http(read_card(home, genesis, key.identity).url) as listening:
+            try:
+                process = _Process(home, genesis, key, retain, timeout_ms)
+            except sqlite3.Error as error:
+                raise ValidatorError(f"{home}: {error}") from None
+            try:
+                await process.serve(listening, BlobStore(blobs), on_ready)
+            finally:
+                process.close()
         if not process.key_is_old:
             return
         _take_new_key(home, genesis)

@@ -1,0 +1,107 @@
+"""A validator's folder from which something is missing or changed: who may vote from it, and who is told what."""
+
+import asyncio
+import json
+import shutil
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from tallystick.canon.identity import load_key
+from tallystick.cli.main import app
+from tallystick.consensus.pbft.io import MuteRecord, Phase, VoteRecord
+from tallystick.ledger.genesis import chain_id
+from tallystick.network.genesis import read_genesis
+from tallystick.network.local import free_ports, make_network
+from tallystick.network.recovery import recover
+from tallystick.network.store import Store
+from tallystick.network.tables import DamagedError, StoreError
+from tallystick.network.validator import CONSENSUS, GENESIS, KEY, run_validator
+from tallystick.network.views import Status
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """Of a validator that has voted."""
+    made = make_network(tmp_path / "net", validators=4, workers=0, ports=free_ports(8), now_ms=10**12)
+    with closing(store_of(made.validators[0].home)) as store:
+        assert store.mute() is None, "a new one votes from the start"
+        store.save(VoteRecord(0, 0, 1, Phase.PREPARE, b"d" * 32, b"block"))
+    return made.validators[0].home
+
+
+def store_of(home: Path) -> Store:
+    return Store(home / CONSENSUS, chain_id(read_genesis(home / GENESIS)), load_key(home / KEY).identity)
+
+
+def run(home: Path) -> None:
+    """Starts it; if it can start, the test fails."""
+
+    def started(status: Status) -> None:
+        raise AssertionError(f"it runs: {status}")
+
+    asyncio.run(run_validator(home, str(home.parent / "blobs"), started))
+
+
+MARK = "consensus.turn"
+LOST = {"the log": (CONSENSUS, MARK), "the log without its mark": (CONSENSUS,), "all but key and genesis": None}
+
+
+def lose(home: Path, what: str) -> None:
+    gone = LOST[what] or [path.name for path in home.iterdir() if path.name not in (KEY, GENESIS)]
+    for name in gone:
+        (home / name).unlink()
+
+
+@pytest.mark.parametrize("what", LOST)
+def test_a_validator_without_its_log_does_not_run_and_comes_back_muted(home: Path, what: str) -> None:
+    lose(home, what)
+    with pytest.raises(DamagedError, match=f"{home / CONSENSUS}: missing.*`tallystick validator recover {home}`"):
+        run(home)
+    done = recover(home)
+    assert done.muted and "missing" in done.damage
+    with closing(store_of(home)) as store:
+        assert store.mute() == MuteRecord()
+    assert recover(home).damage == ""
+    with closing(store_of(home)) as store:
+        assert store.mute() == MuteRecord(), "to ask twice does not give the voice back"
+
+
+def test_the_command_tells_what_was_missing_when_there_is_nothing_to_set_aside(home: Path) -> None:
+    lose(home, "all but key and genesis")
+    said = CliRunner().invoke(app, ["validator", "recover", str(home)])
+    assert said.exit_code == 0 and "silent for two epochs" in said.stdout and "nothing is" not in said.stdout
+    assert sorted(path.name for path in home.iterdir()) == sorted([KEY, GENESIS, CONSENSUS, MARK])
+
+
+def test_a_recovery_that_was_interrupted_begins_again(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    (home / MARK).unlink()
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("tallystick.network.recovery.create_store", killed)
+        recover(home)
+    with pytest.raises(DamagedError, match="missing"):
+        run(home)
+    assert recover(home).muted
+    with closing(store_of(home)) as store:
+        assert store.mute() == MuteRecord()
+
+
+@pytest.mark.parametrize("with_key", [False, True])
+def test_only_a_key_that_is_new_may_vote_from_its_first_start(home: Path, tmp_path: Path, with_key: bool) -> None:
+    """Who makes a new folder for an old key, in place of one that is lost, may have voted."""
+    where = ("--address", "127.0.0.1:9", "--url", "http://127.0.0.1:10", "--genesis", str(home / GENESIS))
+    old = ("--key", str(home / KEY)) if with_key else ()
+    made = CliRunner().invoke(app, ["validator", "init", str(tmp_path / "new"), *where, *old, "--json"])
+    assert made.exit_code == 0, made.output
+    with closing(store_of(tmp_path / "new")) as store:
+        assert store.mute() == (MuteRecord() if with_key else None)
+    if not with_key:  # nor does its key in another's folder
+        shutil.copy(home / KEY, tmp_path / "new" / KEY)
+        assert json.loads(made.stdout)["identity"] != load_key(home / KEY).identity
+        with pytest.raises(StoreError, match="belongs to validator"):
+            store_of(tmp_path / "new")
