@@ -16,6 +16,7 @@ def selftest(
 
     Example: tallystick selftest
     """
+    from tallystick.exact.native import IN_USE
     from tallystick.exact.selftest import run_selftest
 
     outcomes = list(run_selftest())
@@ -25,5 +26,5 @@ def selftest(
     else:
         for outcome in failed:
             errors.print(f"{outcome.case}: found {outcome.found}, expected {outcome.expected}", soft_wrap=True)
-        typer.echo(f"{len(outcomes) - len(failed)} of {len(outcomes)} cases passed")
+        typer.echo(f"{len(outcomes) - len(failed)} of {len(outcomes)} cases passed by {IN_USE}")
     sys.exit(1 if failed else 0)

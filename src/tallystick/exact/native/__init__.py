@@ -7,14 +7,21 @@ from pathlib import Path
 from typing import Final
 
 
-def _load() -> ctypes.CDLL | None:
+def load(folder: Path) -> tuple[ctypes.CDLL | None, str]:
+    """The library in `folder`, if it can be loaded; and which kernels run, in words."""
+    why = "none were compiled at install"
     if os.environ.get("TALLYSTICK_NATIVE") == "0":
-        return None
+        return None, "PyTorch alone (TALLYSTICK_NATIVE=0)"
     for suffix in EXTENSION_SUFFIXES:
-        path = Path(__file__).with_name(f"_library{suffix}")
+        path = folder / f"_library{suffix}"
         if path.exists():
-            return ctypes.CDLL(str(path))
-    return None
+            try:
+                return ctypes.CDLL(str(path)), "compiled kernels"
+            except OSError as error:  # of another architecture, for another C library, or cut off
+                why = f"the compiled kernels cannot be loaded: {error}; reinstall tallystick to build them anew"
+    return None, f"PyTorch alone ({why})"
 
 
-LIBRARY: Final = _load()
+_LOADED: Final = load(Path(__file__).parent)
+LIBRARY: Final = _LOADED[0]
+IN_USE: Final = _LOADED[1]
