@@ -29,7 +29,7 @@ from typing import Annotated, Any, Final
 
 import msgspec
 from starlette.applications import Starlette
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
@@ -41,6 +41,7 @@ from tallystick.errors import Refused
 from tallystick.ledger.state import Account, Task
 from tallystick.ledger.transactions import MAX_TRANSACTION_BYTES
 from tallystick.network import views
+from tallystick.network.bounded_http import Bodies
 from tallystick.network.metrics import METRICS_TYPE
 from tallystick.network.node import Node
 from tallystick.network.store import Store
@@ -52,6 +53,8 @@ MAX_BULK: Final = 1000
 BULK_TURN: Final = 32
 """Transactions that are verified before everything else in this process, consensus first of all, gets a turn."""
 NOT_FOUND: Final = {"no_such_anchor", "no_such_block", "no_such_task", "no_such_transaction", "not_kept"}
+UNREAD: Final = {"too_large": 413, "busy": 503, "too_slow": 408}
+"""Refusals of bodies whose rest nobody reads any more."""
 
 Bulk = Annotated[list[bytes], msgspec.Meta(max_length=MAX_BULK)]
 Handler = Callable[[Request], Awaitable[Any]]
@@ -71,8 +74,10 @@ class Api:
         status: Callable[[], views.Status],
         metrics: Callable[[], bytes],
         store: Store | None = None,
+        bodies: Bodies | None = None,
     ) -> None:
         self._node, self._engine, self._status, self._metrics, self._kept = node, engine, status, metrics, store
+        self._bodies = bodies or Bodies()
 
     def application(self) -> Starlette:
         get = {
@@ -104,13 +109,18 @@ class Api:
         return Response(self._metrics(), media_type=METRICS_TYPE)
 
     async def _submit(self, request: Request) -> views.Submitted:
-        data = await _bounded_body(request, MAX_TRANSACTION_BYTES)
-        return await self._settled(data, self._hand_in(data), time.monotonic() + _wait_seconds(request))
+        async with self._bodies.read(request, MAX_TRANSACTION_BYTES) as data:
+            return await self._settled(data, self._hand_in(data), time.monotonic() + _wait_seconds(request))
 
     async def _submit_many(self, request: Request) -> views.SubmittedMany:
-        data = await _bounded_body(request, MAX_BULK_BYTES)
-        transactions = from_bytes(data, Bulk, limit=MAX_BULK_BYTES, what="transactions")
-        give_up = time.monotonic() + _wait_seconds(request)
+        async with self._bodies.read(request, MAX_BULK_BYTES) as data:
+            transactions = from_bytes(data, Bulk, limit=MAX_BULK_BYTES, what="transactions")
+            give_up = time.monotonic() + _wait_seconds(request)
+            handed = await self._hand_in_many(transactions)
+            pairs = zip(transactions, handed, strict=True)
+            return views.SubmittedMany([await self._settled(each, first, give_up) for each, first in pairs])
+
+    async def _hand_in_many(self, transactions: list[bytes]) -> list[views.Submitted]:
         handed: list[views.Submitted] = []
         for place, transaction in enumerate(transactions, start=1):
             try:
@@ -120,8 +130,7 @@ class Api:
                 handed.append(views.Submitted(blob_name(transaction), None, failure))
             if place % BULK_TURN == 0:
                 await asyncio.sleep(0)
-        pairs = zip(transactions, handed, strict=True)
-        return views.SubmittedMany([await self._settled(transaction, first, give_up) for transaction, first in pairs])
+        return handed
 
     def _hand_in(self, transaction: bytes) -> views.Submitted:
         """Hands a transaction to the engine, unless it was executed before."""
@@ -225,27 +234,16 @@ def _replying(handler: Handler) -> Callable[[Request], Awaitable[Response]]:
         try:
             return _json(await handler(request), 200)
         except Refused as refused:
-            code = 404 if refused.code in NOT_FOUND else 413 if refused.code == "too_large" else 400
-            return _json(views.Failure(refused.code, refused.reason), code)
+            failure = views.Failure(refused.code, refused.reason)
+            if refused.code in UNREAD:
+                return _json(failure, UNREAD[refused.code], {"connection": "close"})
+            return _json(failure, 404 if refused.code in NOT_FOUND else 400)
 
     return respond
 
 
-def _json(value: Any, code: int) -> Response:
-    return Response(msgspec.json.encode(value), code, media_type="application/json")
-
-
-async def _bounded_body(request: Request, limit: int) -> bytes:
-    """Reads at most `limit` bytes, whatever the headers promise."""
-    data = bytearray()
-    try:
-        async for chunk in request.stream():
-            data += chunk
-            if len(data) > limit:
-                raise Refused("too_large", f"body: more than {limit} bytes")
-    except ClientDisconnect:
-        raise Refused("truncated", "body: the connection closed before its end") from None
-    return bytes(data)
+def _json(value: Any, code: int, headers: dict[str, str] | None = None) -> Response:
+    return Response(msgspec.json.encode(value), code, headers, media_type="application/json")
 
 
 def _number(request: Request, name: str) -> int:

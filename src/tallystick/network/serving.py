@@ -10,6 +10,7 @@ import uvicorn
 
 from tallystick.errors import TallystickError
 from tallystick.network.api import Api
+from tallystick.network.bounded_http import BoundedHttp
 from tallystick.network.peers import split_address
 
 SHUTDOWN_SECONDS: Final = 1
@@ -47,9 +48,10 @@ class Server(uvicorn.Server):
         yield
 
 
-def http_server(api: Api) -> Server:
+def http_server(api: Api, protocol: type[BoundedHttp] = BoundedHttp) -> Server:
     config = uvicorn.Config(
         api.application(),
+        http=protocol,
         log_config=None,
         access_log=False,
         lifespan="off",
