@@ -181,6 +181,30 @@ def test_tracing_changes_neither_the_model_nor_the_random_state() -> None:
     assert all(value.grad is None for value in model.parameters())
 
 
+@pytest.mark.parametrize("name", ["register_hook", "register_post_accumulate_grad_hook"])
+def test_a_hook_on_a_gradient_is_refused_and_a_removed_one_is_not(name: str) -> None:
+    model = perceptron()
+    handle = getattr(model.get_parameter("2.weight"), name)(lambda _: None)
+    reason = refusal(lambda: traced(model))
+    assert reason.startswith("model: 2.weight has a hook on its gradient, which is not run; remove it, ")
+    handle.remove()
+    assert traced(model) == traced(perceptron())
+
+
+@pytest.mark.parametrize("name", ["register_full_backward_hook", "register_full_backward_pre_hook"])
+def test_a_hook_on_a_backward_pass_is_refused(name: str) -> None:
+    model = perceptron()
+    getattr(model.get_submodule("1"), name)(lambda *gradients: None)
+    assert refusal(lambda: traced(model)).startswith("model: 1 has a hook on its backward pass, which cannot be")
+
+
+def test_a_hook_in_the_forward_pass_is_recorded() -> None:
+    hooked, plain = perceptron(), with_function(lambda x: x * 2)
+    hooked.get_submodule("1").register_forward_hook(lambda module, arguments, output: output * 2)
+    ops = [[node.op for node in traced(model).gradient.nodes] for model in (hooked, plain)]
+    assert ops[0] == ops[1]
+
+
 class Remembering(nn.Linear):
     """Stores what it computes, as attention maps or caches are."""
 

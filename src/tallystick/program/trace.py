@@ -56,6 +56,7 @@ def trace(model: nn.Module, loss: Loss, optimizer: Optimizer, batch: Tensors, pr
     for name, parameter in model.named_parameters():
         if isinstance(parameter, nn.parameter.UninitializedParameter):
             raise Refused("unsupported_model", f"model: {name} has no shape yet; run the model on one batch first")
+    _require_no_gradient_hooks(model)
     parameters = {name: value.detach() for name, value in model.named_parameters() if value.requires_grad}
     buffers = {name: value.detach() for name, value in model.named_parameters() if not value.requires_grad}
     buffers |= {name: value.detach() for name, value in model.named_buffers()}
@@ -86,6 +87,18 @@ def trace(model: nn.Module, loss: Loss, optimizer: Optimizer, batch: Tensors, pr
         predict=_predict(model, parameters, buffers, batch).graph,
     )
     return Traced(program, parameters, buffers, slots)
+
+
+def _require_no_gradient_hooks(model: nn.Module) -> None:
+    """A parameter's hooks would never run: recording differentiates with respect to other tensors."""
+    for name, value in model.named_parameters():
+        if value.requires_grad and (value._backward_hooks or value._post_accumulate_grad_hooks):
+            way_out = "remove it, and change the gradient in the loss, or limit it in the optimizer (Clipped)"
+            raise Refused("unsupported_model", f"model: {name} has a hook on its gradient, which is not run; {way_out}")
+    for path, module in model.named_modules():
+        if module._backward_pre_hooks or (module._backward_hooks and module._is_full_backward_hook):
+            what = f"{path or type(module).__name__} has a hook on its backward pass, which cannot be recorded"
+            raise Refused("unsupported_model", f"model: {what}; remove it, or write what it does into forward")
 
 
 def specs(tensors: Tensors) -> list[TensorSpec]:
