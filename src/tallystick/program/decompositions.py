@@ -18,7 +18,6 @@ Table = dict[Any, Callable[..., Any]]
 aten = torch.ops.aten
 
 FURTHER = (
-    aten.native_group_norm,
     aten.gelu,
     aten.silu,
     aten.huber_loss,
@@ -66,6 +65,7 @@ def table(noise: Noise) -> Table:
     del chosen[aten.embedding_dense_backward.default]
     return chosen | {
         aten.native_layer_norm.default: layer_norm,
+        aten.native_group_norm.default: group_norm,
         aten.native_batch_norm.default: batch_norm,
         aten.var.correction: variance,
         aten.var_mean.correction: lambda *args, **kwargs: (variance(*args, **kwargs), mean(*args, **kwargs)),
@@ -91,6 +91,23 @@ def layer_norm(
     return _affine(shifted * scale, weight, bias), center, scale
 
 
+def group_norm(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    samples: int,
+    channels: int,
+    size: int,
+    groups: int,
+    eps: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """One mean and one scale for each sample and group; `weight` and `bias` [channels]."""
+    parts = x.reshape(samples, groups, -1)
+    normal, center, scale = layer_norm(parts, parts.shape[-1:], None, None, eps)
+    affine = [None if part is None else part.view(_along_channels(x)) for part in (weight, bias)]
+    return _affine(normal.view(x.shape), *affine), center.view(samples, groups), scale.view(samples, groups)
+
+
 def batch_norm(
     x: Tensor,
     weight: Tensor | None,
@@ -103,7 +120,7 @@ def batch_norm(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Writes into the running statistics, as ATen's operator does; recording turns that into outputs."""
     dims = [0, *range(2, x.dim())]
-    along = [1, -1, *([1] * (x.dim() - 2))]
+    along = _along_channels(x)
     affine = [None if part is None else part.view(along) for part in (weight, bias)]
     if not training:
         assert running_mean is not None and running_var is not None
@@ -156,6 +173,10 @@ def dropout(noise: Noise, x: Tensor, p: float, train: bool | None) -> tuple[Tens
     kept = noise.uniform(x.shape) >= p
     factor = 1 / (1 - p) if p < 1 else 0.0
     return x * kept.to(x.dtype) * factor, kept
+
+
+def _along_channels(x: Tensor) -> list[int]:
+    return [1, -1, *([1] * (x.dim() - 2))]
 
 
 def _affine(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
