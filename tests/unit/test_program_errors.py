@@ -142,6 +142,18 @@ REFUSED: dict[str, tuple[Step, str, str]] = {
     "memory": (lambda _, x: torch.as_strided(x, (8, 4), (1, 8)), "aten.as_strided.default", "use slices"),
     "parameter": (writing_a_parameter, "linear.weight is a parameter", "make a new tensor"),
     "leaf": (writing_a_leaf, "torch.Tensor.mul_", "make a new tensor"),
+    "convolution over three axes": (
+        lambda layer, x: functional.conv3d(x.view(8, 1, 2, 2, 1), layer.linear.weight.view(16, 1, 1, 1, 1))[
+            :, 0
+        ].flatten(1),
+        "aten.convolution.default",
+        "is over 3 axes, which is not part of exact-v1; use nn.Conv2d",
+    ),
+    "transposed convolution": (
+        lambda layer, x: functional.conv_transpose1d(x[:, None], layer.linear.weight[:1, None])[:, 0, :4],
+        "aten.convolution.default",
+        "is transposed, which is not part of exact-v1; use nn.Upsample and a convolution",
+    ),
     "constant": (lambda _, x: x + TABLE, "constant tensor (4,)", "register_buffer"),
     "shapes": (lambda _, x: x @ torch.ones(3, 3), "torch.Tensor.matmul", "[8, 4] X [3, 3]"),
     "own error": (lambda _, x: 1 / 0, "cannot be recorded", "division by zero"),

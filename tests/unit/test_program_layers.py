@@ -40,6 +40,10 @@ LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "group norm, as many groups as channels": (lambda: between(nn.GroupNorm(4, 4)), (5, 2, 7, 6)),
     "group norm without bias": (lambda: between(NormWithoutBias(2, 4)), (5, 2, 7, 6)),
     "group norm without weights": (lambda: between(nn.GroupNorm(2, 4, affine=False)), (5, 2, 7, 6)),
+    "valid padding": (lambda: between(nn.Conv2d(4, 3, 3, padding="valid")), (5, 2, 7, 6)),
+    "valid padding, no bias": (lambda: between(nn.Conv2d(4, 3, 3, padding="valid", bias=False)), (5, 2, 7, 6)),
+    "same padding": (lambda: between(nn.Conv2d(4, 3, 3, padding="same")), (5, 2, 7, 6)),
+    "valid padding of signals": (lambda: nn.Sequential(nn.Conv1d(2, 6, 3, padding="valid")), (5, 2, 9)),
 }
 
 

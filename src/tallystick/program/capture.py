@@ -25,7 +25,7 @@ from tallystick.program.graph import Arg, Atom, DTypeName, Float, Graph, Node, R
 from tallystick.program.interpreter import DTYPE_NAMES
 from tallystick.program.optimizers import Tensors
 from tallystick.program.places import Places
-from tallystick.program.refusals import LOOKS_AT_MEMORY, cannot_be_recorded, unsupported
+from tallystick.program.refusals import LOOKS_AT_MEMORY, cannot_be_recorded, require_convolution, unsupported
 
 PLACEMENT: Final = frozenset({"device", "layout", "pin_memory", "memory_format", "non_blocking"})
 """Keyword arguments that say where and how a tensor lies, not what is in it."""
@@ -211,6 +211,8 @@ class _Translation:
             op, args = "aten.slice.Tensor", _as_slice(node, place)
         if op not in OPERATORS:
             raise Refused("unsupported_operator", unsupported(op, place))
+        if op == "aten.convolution.default":
+            require_convolution(args[0].meta["val"].dim() - 2, args[6], place)
         translated = [self._arg(arg, op, place) for arg in args]
         named = {k: self._arg(v, op, place) for k, v in kwargs.items() if k not in PLACEMENT and v is not None}
         self._add(node, Node(op, translated, named, spec_of(place, node.meta["val"])))

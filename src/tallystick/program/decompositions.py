@@ -71,6 +71,7 @@ def table(noise: Noise) -> Table:
         aten.var_mean.correction: lambda *args, **kwargs: (variance(*args, **kwargs), mean(*args, **kwargs)),
         aten.addmm.default: addmm,
         aten.convolution.default: convolution,
+        aten.convolution_backward.default: convolution_gradients,
         aten.max.dim: lambda x, dim, keepdim=False: (x.amax(dim, keepdim), x.argmax(dim, keepdim)),
         aten.min.dim: lambda x, dim, keepdim=False: (x.amin(dim, keepdim), x.argmin(dim, keepdim)),
         aten.native_dropout.default: lambda x, p, train: dropout(noise, x, p, train),
@@ -160,10 +161,30 @@ def addmm(bias: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float =
 
 
 def convolution(x: Tensor, weight: Tensor, bias: Tensor | None, *geometry: Any) -> Tensor:
-    if bias is None:
+    full = _by_axis(x, geometry)
+    if bias is None and full == geometry:
         return cast(Tensor, NotImplemented)
-    result: Tensor = aten.convolution.default(x, weight, None, *geometry)
-    return result + bias.view(-1, *[1] * (x.dim() - 2))
+    result: Tensor = aten.convolution.default(x, weight, None, *full)
+    return result if bias is None else result + bias.view(-1, *[1] * (x.dim() - 2))
+
+
+def convolution_gradients(
+    gradient: Tensor, x: Tensor, weight: Tensor, bias_sizes: Any, *rest: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    *geometry, wanted = rest
+    full = _by_axis(x, geometry)
+    if full == tuple(geometry):
+        return cast(tuple[Tensor, Tensor, Tensor], NotImplemented)
+    return cast(
+        tuple[Tensor, Tensor, Tensor],
+        aten.convolution_backward.default(gradient, x, weight, bias_sizes, *full, wanted),
+    )
+
+
+def _by_axis(x: Tensor, geometry: Sequence[Any]) -> tuple[Any, ...]:
+    """ATen takes one number for all axes, too, and gives padding="valid" so."""
+    axes = x.dim() - 2
+    return tuple(list(part) * axes if isinstance(part, list) and len(part) == 1 else part for part in geometry)
 
 
 def dropout(noise: Noise, x: Tensor, p: float, train: bool | None) -> tuple[Tensor, Tensor]:

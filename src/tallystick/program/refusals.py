@@ -12,7 +12,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
-from tallystick.errors import TallystickError
+from tallystick.errors import Refused, TallystickError
 from tallystick.exact import ARITHMETIC
 
 LOOKS_AT_VALUES: Final = (
@@ -67,7 +67,6 @@ INSTEAD: Final = {
     "_to_sparse": "keep tensors dense",
     "view_as_complex": "keep real and imaginary parts in two tensors",
     "upsample_bilinear2d": 'use mode="nearest"',
-    "convolution": "use an upsampling layer and a convolution",
 }
 """ATen operator, with or without its overload, to what can stand in its place."""
 
@@ -81,6 +80,22 @@ def unsupported(op: str, place: str) -> str:
     name, _, overload = op.partition("/")[0].partition(".")[2].rpartition(".")
     advice = INSTEAD.get(f"{name}.{overload}") or INSTEAD.get(name) or "replace that layer or function"
     return f"model: operator {op} in {place} is not part of {ARITHMETIC}; {advice} (docs/models.md)"
+
+
+def require_convolution(axes: int, transposed: bool, place: str) -> None:
+    """Refuses the convolutions that exact kernels do not do.
+
+    Raises:
+        Refused: `unsupported_operator`.
+    """
+    if transposed:
+        what, advice = "transposed", "use nn.Upsample and a convolution"
+    elif axes not in {1, 2}:
+        what, advice = f"over {axes} axes", "use nn.Conv2d with one axis among the samples or channels"
+    else:
+        return
+    reason = f"model: operator aten.convolution.default in {place} is {what}, which is not part of {ARITHMETIC}"
+    raise Refused("unsupported_operator", f"{reason}; {advice} (docs/models.md)")
 
 
 def require_recordable(operator: Any, arguments: list[Any], place: str, call: str, training: bool) -> None:
