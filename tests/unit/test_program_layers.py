@@ -26,6 +26,15 @@ class NormWithoutBias(nn.GroupNorm):
         return functional.group_norm(x, self.num_groups, self.weight, None, self.eps)
 
 
+class Roll(nn.Module):
+    def __init__(self, shifts: int | tuple[int, ...], dims: int | tuple[int, ...]) -> None:
+        super().__init__()
+        self.shifts, self.dims = shifts, dims
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.roll(x, self.shifts, self.dims)
+
+
 def between(layer: nn.Module) -> nn.Module:
     """`layer` on 4 channels of 6x5 that need a gradient."""
     return nn.Sequential(nn.Conv2d(2, 4, 2), layer)
@@ -44,6 +53,18 @@ LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "valid padding, no bias": (lambda: between(nn.Conv2d(4, 3, 3, padding="valid", bias=False)), (5, 2, 7, 6)),
     "same padding": (lambda: between(nn.Conv2d(4, 3, 3, padding="same")), (5, 2, 7, 6)),
     "valid padding of signals": (lambda: nn.Sequential(nn.Conv1d(2, 6, 3, padding="valid")), (5, 2, 9)),
+    "upsampling of images": (lambda: between(nn.Upsample(scale_factor=2)), (5, 2, 7, 6)),
+    "upsampling by a broken factor": (lambda: between(nn.Upsample(scale_factor=(2.3, 1.6))), (2, 2, 7, 6)),
+    "upsampling to a size": (lambda: between(nn.Upsample((13, 20))), (2, 2, 7, 6)),
+    "upsampling to fewer": (lambda: between(nn.Upsample((4, 7))), (2, 2, 7, 6)),
+    "upsampling by 49": (lambda: nn.Sequential(nn.Conv1d(2, 3, 3), nn.Upsample(scale_factor=49)), (2, 2, 5)),
+    "upsampling of volumes": (
+        lambda: between(nn.Sequential(nn.Unflatten(1, (2, 2)), nn.Upsample(scale_factor=3))),
+        (2, 2, 7, 6),
+    ),
+    "roll": (lambda: between(Roll(2, -1)), (5, 2, 7, 6)),
+    "roll over the end": (lambda: between(Roll((-9, 1), (2, 3))), (5, 2, 7, 6)),
+    "roll of all entries": (lambda: between(Roll(7, ())), (5, 2, 7, 6)),
 }
 
 
@@ -80,8 +101,10 @@ def bits() -> dict[str, str]:
 
 @pytest.mark.parametrize("name", LAYERS)
 def test_the_gradient_of_a_layer_is_that_of_torch(name: str) -> None:
-    for ours, theirs in zip(*gradients(name), strict=True):
-        assert float((ours - theirs).abs().max()) <= 1e-5 * max(float(theirs.abs().max()), 0.01)
+    (*ours, loss), (*theirs, torch_loss) = gradients(name)
+    for our, their in zip(ours, theirs, strict=True):
+        assert float((our - their).abs().max()) <= 1e-5 * max(float(their.abs().max()), 0.01)
+    assert abs(float(loss - torch_loss)) <= 1e-6
 
 
 def test_a_layer_has_the_same_bits_without_the_compiled_kernels() -> None:

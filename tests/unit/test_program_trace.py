@@ -72,9 +72,12 @@ def test_an_unknown_operator_is_refused_with_its_name_and_place(function: Callab
 
 
 def test_an_unknown_operator_in_the_backward_pass_alone_is_refused_with_its_place() -> None:
-    reason = refused_function(lambda x: nn.functional.interpolate(x[:, None], scale_factor=2)[:, 0, :8])
+    def enlarged(x: Tensor) -> Tensor:
+        return nn.functional.interpolate(x[:, None], scale_factor=2, mode="nearest-exact")[:, 0, :8]
+
+    reason = refused_function(enlarged)
     assert reason.startswith(
-        "model: operator aten.upsample_nearest1d_backward.default in gradient of 1.1 is not part of"
+        "model: operator aten._upsample_nearest_exact1d_backward.default in gradient of 1.1 is not part of"
     )
 
 

@@ -13,6 +13,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 from torch._decomp import core_aten_decompositions, get_decompositions
+from torch._decomp.decompositions import _compute_upsample_nearest_indices as _nearest_places
 
 Table = dict[Any, Callable[..., Any]]
 aten = torch.ops.aten
@@ -63,7 +64,10 @@ def table(noise: Noise) -> Table:
     # How a tensor lies in memory is no part of its value.
     chosen[aten.new_empty_strided.default] = lambda x, size, stride, **kwargs: x.new_empty(size)
     del chosen[aten.embedding_dense_backward.default]
+    for axes in (1, 2, 3):
+        chosen[getattr(aten, f"upsample_nearest{axes}d_backward").default] = upsampling_gradient
     return chosen | {
+        aten.roll.default: roll,
         aten.native_layer_norm.default: layer_norm,
         aten.native_group_norm.default: group_norm,
         aten.native_batch_norm.default: batch_norm,
@@ -185,6 +189,29 @@ def _by_axis(x: Tensor, geometry: Sequence[Any]) -> tuple[Any, ...]:
     """ATen takes one number for all axes, too, and gives padding="valid" so."""
     axes = x.dim() - 2
     return tuple(list(part) * axes if isinstance(part, list) and len(part) == 1 else part for part in geometry)
+
+
+def upsampling_gradient(gradient: Tensor, sizes: Sequence[int], shape: Sequence[int], *scales: float | None) -> Tensor:
+    """Each entry of the input [N, C, ...] gets the sum over the outputs that torch's forward rule takes from it."""
+    full = [*scales, *[None] * (len(sizes) - len(scales))]
+    factors = [after // before for after, before in zip(sizes, shape[2:], strict=True)]
+    if list(sizes) == [size * factor for size, factor in zip(shape[2:], factors, strict=True)] and all(
+        factor.bit_count() == 1 and scale in {None, factor} for factor, scale in zip(factors, full, strict=True)
+    ):  # that rule is exact, and windows are equal
+        windows = [part for pair in zip(shape[2:], factors, strict=True) for part in pair]
+        return gradient.reshape(*shape[:2], *windows).sum(list(range(3, 2 + len(windows), 2)))
+    places = _nearest_places(gradient.new_empty(shape), sizes, full)
+    return aten.index_put.default(gradient.new_zeros(shape), [None, None, *places], gradient, True)
+
+
+def roll(x: Tensor, shifts: Sequence[int], dims: Sequence[int] = ()) -> Tensor:
+    if not dims:
+        return roll(x.reshape(-1), shifts, [0]).view(x.shape)
+    for shift, dim in zip(shifts, dims, strict=True):
+        size = x.shape[dim]
+        cut = size - shift % max(size, 1)
+        x = torch.cat([x.narrow(dim, cut, size - cut), x.narrow(dim, 0, cut)], dim)
+    return x
 
 
 def dropout(noise: Noise, x: Tensor, p: float, train: bool | None) -> tuple[Tensor, Tensor]:
