@@ -91,6 +91,19 @@ def writing_a_column(layer: Layer, x: Tensor) -> Tensor:
     return y
 
 
+def copying_a_column(layer: Layer, x: Tensor) -> Tensor:
+    y = torch.zeros_like(x)
+    y[:, 1] = x[:, 1]
+    return y
+
+
+def writing_into_a_view_in_another_order(layer: Layer, x: Tensor) -> Tensor:
+    """The view is contiguous, and what it is a view of is not: to take the memory of both alike would be wrong."""
+    base = x.t() * 2
+    base.t().relu_()
+    return x + base.t()
+
+
 def writing_a_parameter(layer: Layer, x: Tensor) -> Tensor:
     layer.linear.weight.data.mul_(0.9)
     return x
@@ -139,6 +152,9 @@ REFUSED: dict[str, tuple[Step, str, str]] = {
     "function with a context": (applied(ReadySquare), "custom_function_call", "use torch's own operators"),
     "checkpoint": (lambda _, x: checkpoint(torch.relu, x, use_reentrant=False), "hooks", "checkpointing off"),
     "column": (writing_a_column, "aten.as_strided.default", "use slices, torch.cat, torch.stack or torch.where"),
+    "copied column": (copying_a_column, "aten.as_strided", "use slices, torch.cat, torch.stack or torch.where"),
+    "in place on a transposed view": (lambda _, x: x.t().relu_().t(), "aten.as_strided", "layers with inplace=False"),
+    "in place in another order": (writing_into_a_view_in_another_order, "aten.as_strided", "layers with inplace=False"),
     "memory": (lambda _, x: torch.as_strided(x, (8, 4), (1, 8)), "aten.as_strided.default", "use slices"),
     "parameter": (writing_a_parameter, "linear.weight is a parameter", "make a new tensor"),
     "leaf": (writing_a_leaf, "torch.Tensor.mul_", "make a new tensor"),
@@ -178,6 +194,9 @@ def test_a_write_that_only_autograd_sees_is_explained() -> None:
 WORKING: dict[str, Step] = {
     "write into a new tensor": lambda _, x: x.clone().masked_fill_(x > 0, 0.0).add_(1.0),
     "activation in place": lambda _, x: x.relu_(),
+    "activation in place on a view": lambda _, x: x.view(8, 2, 2).relu_().flatten(1),
+    "in place on a view of what is used again": lambda _, x: x.view(2, 16).mul_(3.0).view(8, 4) * x,
+    "in place on a view of a view": lambda _, x: functional.silu(x.view(4, 8).view(8, 4), inplace=True) + x,
     "largest along a dimension": lambda _, x: x + x.max(1, keepdim=True)[0] - x.min(1, keepdim=True).values,
     "norm": lambda _, x: functional.normalize(x),
     "buffer": lambda layer, x: x + layer.held.add_(x.detach().mean(0)),

@@ -6,6 +6,7 @@ attention is reduced to products and a softmax, recurrent layers to their cells,
 """
 
 import logging
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -207,8 +208,8 @@ class _Translation:
             self._append(node, f"{source.target}/{output}", source.args, source.kwargs, place)
 
     def _append(self, node: fx.Node, op: str, args: Sequence[Any], kwargs: dict[str, Any], place: str) -> None:
-        if op == "aten.as_strided.default":
-            op, args = "aten.slice.Tensor", _as_slice(node, place)
+        if op in {"aten.as_strided.default", "aten.as_strided_scatter.default"}:
+            op, args = _by_shape(node, place)
         if op not in OPERATORS:
             raise Refused("unsupported_operator", unsupported(op, place))
         if op == "aten.convolution.default":
@@ -255,17 +256,25 @@ def _as_permutation(node: fx.Node) -> tuple[Any, ...]:
     return (source, order)
 
 
-def _as_slice(node: fx.Node, place: str) -> tuple[Any, ...]:
-    """Arguments of the slice that an as_strided is, when it comes from splitting a contiguous tensor.
+def _by_shape(node: fx.Node, place: str) -> tuple[str, tuple[Any, ...]]:
+    """What an as_strided does where it takes or writes all of a contiguous tensor, as the gradient of a write in place
+    into a view does, or takes the part that comes from splitting one.
 
     How a tensor lies in memory is no part of its value, so as_strided itself cannot be part of a program.
     """
-    source, size, stride, offset = cast(tuple[fx.Node, list[int], list[int], int], (*node.args, 0)[:4])
-    base = source.meta["val"]
-    differing = [d for d in range(base.dim()) if len(size) == base.dim() and size[d] != base.shape[d]]
-    if base.is_contiguous() and tuple(stride) == base.stride() and len(differing) == 1:
-        dim = differing[0]
-        start, rest = divmod(offset, base.stride(dim))
-        if rest == 0 and start + size[dim] <= base.shape[dim]:
-            return (source, dim, start, start + size[dim])
-    raise Refused("unsupported_model", f"model: {place}: aten.as_strided.default: {LOOKS_AT_MEMORY}")
+    scatters = node.target is torch.ops.aten.as_strided_scatter.default
+    source, *rest = node.args
+    written = rest.pop(0) if scatters else None
+    size, stride, offset = cast(tuple[list[int], list[int], int], (*rest, 0)[:3])
+    base = cast(fx.Node, source).meta["val"]
+    if base.is_contiguous() and base.storage_offset() == 0:
+        dense = torch.empty_strided(size, stride, device="meta").is_contiguous()
+        if dense and offset == 0 and math.prod(size) == base.numel():
+            return "aten.view.default", (written, list(base.shape)) if scatters else (source, list(size))
+        differing = [d for d in range(base.dim()) if len(size) == base.dim() and size[d] != base.shape[d]]
+        if not scatters and tuple(stride) == base.stride() and len(differing) == 1:
+            dim = differing[0]
+            start, left = divmod(offset, base.stride(dim))
+            if left == 0 and start + size[dim] <= base.shape[dim]:
+                return "aten.slice.Tensor", (source, dim, start, start + size[dim])
+    raise Refused("unsupported_model", f"model: {place}: {node.target}: {LOOKS_AT_MEMORY}")

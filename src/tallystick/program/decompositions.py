@@ -61,8 +61,7 @@ def table(noise: Noise) -> Table:
     """The decompositions to record a step with; random operators draw on `noise`."""
     chosen: Table = cast(Table, dict(core_aten_decompositions().items()))
     chosen |= get_decompositions(FURTHER)
-    # How a tensor lies in memory is no part of its value.
-    chosen[aten.new_empty_strided.default] = lambda x, size, stride, **kwargs: x.new_empty(size)
+    chosen[aten.new_empty_strided.default] = empty_strided
     del chosen[aten.embedding_dense_backward.default]
     for axes in (1, 2, 3):
         chosen[getattr(aten, f"upsample_nearest{axes}d_backward").default] = upsampling_gradient
@@ -84,6 +83,15 @@ def table(noise: Noise) -> Table:
         aten.rand_like.default: lambda x, **kwargs: noise.uniform(x.shape),
         aten.rand.default: lambda size, **kwargs: noise.uniform(size),
     }
+
+
+def empty_strided(x: Tensor, size: Sequence[int], stride: Sequence[int], **kwargs: Any) -> Tensor:
+    """How a tensor lies in memory is no part of its value, but as_strided on it, which `capture` makes sense of, needs
+    the order of its entries."""
+    if torch.empty_strided(size, stride, device="meta").is_contiguous():
+        return x.new_empty(size)
+    order = sorted(range(len(size)), key=lambda d: -stride[d])
+    return x.new_empty([size[d] for d in order]).permute([order.index(d) for d in range(len(size))])
 
 
 def layer_norm(

@@ -24,7 +24,7 @@ SIZE_FROM_VALUES: Final = (
 )
 LOOKS_AT_MEMORY: Final = (
     "looks at the memory of a tensor, as does the gradient of a write into part of one (x[:, 0] = y); "
-    "use slices, torch.cat, torch.stack or torch.where"
+    "use slices, torch.cat, torch.stack or torch.where, and layers with inplace=False"
 )
 NO_FUNCTION: Final = (
     "a gradient in Python cannot be recorded; use torch's own operators in place of the autograd.Function"
