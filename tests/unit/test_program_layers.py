@@ -104,7 +104,7 @@ def test_the_gradient_of_a_layer_is_that_of_torch(name: str) -> None:
     (*ours, loss), (*theirs, torch_loss) = gradients(name)
     for our, their in zip(ours, theirs, strict=True):
         assert float((our - their).abs().max()) <= 1e-5 * max(float(their.abs().max()), 0.01)
-    assert abs(float(loss - torch_loss)) <= 1e-6
+    assert abs(float(loss - torch_loss)) <= 1e-5  # it is a mean over terms of about one
 
 
 def test_a_layer_has_the_same_bits_without_the_compiled_kernels() -> None:

@@ -209,7 +209,7 @@ def upsampling_gradient(gradient: Tensor, sizes: Sequence[int], shape: Sequence[
         windows = [part for pair in zip(shape[2:], factors, strict=True) for part in pair]
         return gradient.reshape(*shape[:2], *windows).sum(list(range(3, 2 + len(windows), 2)))
     places = _nearest_places(gradient.new_empty(shape), sizes, full)
-    return aten.index_put.default(gradient.new_zeros(shape), [None, None, *places], gradient, True)
+    return cast(Tensor, aten.index_put.default(gradient.new_zeros(shape), [None, None, *places], gradient, True))
 
 
 def roll(x: Tensor, shifts: Sequence[int], dims: Sequence[int] = ()) -> Tensor:
