@@ -202,7 +202,7 @@ def test_a_damaged_folder_is_refused_and_recovered(net: Net, damage: str) -> Non
     change(folder)
     refused = tallystick("validator", "run", str(folder), "--blobs", net.blobs)
     assert refused.returncode == 3, refused.stderr
-    assert "tallystick validator recover" in refused.stderr and "Traceback" not in refused.stderr
+    assert f"tallystick validator recover {folder}" in refused.stderr and "Traceback" not in refused.stderr
     done = answer("recover", str(folder))
     assert done["muted"] is (damage != "state") and name in done["moved"]
     height = httpx.get(f"{net.urls[0]}/v1/status", timeout=10).json()["height"]

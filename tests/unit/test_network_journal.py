@@ -1,11 +1,20 @@
 """What a validator remembers of its blocks, across restarts and within bounds."""
 
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from ledger_network import CLIENT, Network, key, name
 from tallystick.ledger.execute import Executed
+from tallystick.ledger.state import State
 from tallystick.ledger.transactions import Anchor, Batch, Transfer
-from tallystick.network.journal import SNAPSHOT_INTERVAL, Journal
+from tallystick.network.journal import SNAPSHOT_INTERVAL, Journal, Outcome
+from tallystick.network.tables import DamagedError, StoreError
 from tallystick.network.views import TransactionView
 
 
@@ -83,3 +92,100 @@ def test_events_have_the_same_numbers_after_a_gap(tmp_path: Path) -> None:
     for journal in (whole, late):
         keep(journal, executed)
     assert late.events(0) == whole.events(1)
+
+
+# ---- damage
+
+
+def changed(path: Path, statement: str) -> None:
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        assert db.execute(statement).rowcount != 0
+
+
+def spoil(path: Path, data: bytes) -> None:
+    path.write_bytes(data)
+
+
+DAMAGE: dict[str, Callable[[Path], None]] = {
+    "another name in the results": lambda path: changed(
+        path, "UPDATE results SET body = CAST(replace(CAST(body AS TEXT), 'stale', 'stole') AS BLOB) WHERE height = 2"
+    ),
+    "results of another block": lambda path: changed(path, "UPDATE results SET height = 99 WHERE height = 2"),
+    "results are gone": lambda path: changed(path, "DELETE FROM results WHERE height = 2"),
+    "another height": lambda path: changed(path, "UPDATE snapshot SET height = 1"),
+    "another state": lambda path: changed(path, "UPDATE snapshot SET state = zeroblob(500)"),
+    "other tables": lambda path: changed(path, "ALTER TABLE event RENAME TO events"),
+    "something else": lambda path: spoil(path, b"not a database, and long enough to tell" * 50),
+}
+
+
+class Whole:
+    """A journal's file, and what was written to it. No dataclass, of which Hypothesis would print all."""
+
+    def __init__(self, data: bytes, outcomes: dict[bytes, Outcome], state: State) -> None:
+        self.data, self.outcomes, self.state = data, outcomes, state
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    net, path = Network(), tmp_path_factory.mktemp("whole") / "ledger.db"
+    journal, raw = Journal(path), net.sign(CLIENT, Anchor(name("one")))
+    for transactions in ((raw,), (raw,), (net.sign(CLIENT, Anchor(name("two"))), b"nonsense"), ()):
+        keep(journal, net.block(*transactions))
+    outcomes = dict(journal._outcomes)
+    journal.close(net.state)
+    return Whole(path.read_bytes(), outcomes, net.state)
+
+
+@pytest.mark.parametrize("what", DAMAGE)
+def test_damage_is_told_with_the_file_and_the_way_out(tmp_path: Path, whole: Whole, what: str) -> None:
+    path = tmp_path / "ledger.db"
+    path.write_bytes(whole.data)
+    DAMAGE[what](path)
+    with pytest.raises(DamagedError, match=f"{path}: .*`tallystick validator recover {tmp_path}`"):
+        Journal(path).restore()
+
+
+def test_a_changed_event_is_not_shown(tmp_path: Path, whole: Whole) -> None:
+    path = tmp_path / "ledger.db"
+    path.write_bytes(whole.data)
+    changed(path, "UPDATE event SET body = x'00' WHERE sequence = 2")
+    journal = Journal(path)
+    assert journal.restore() == whole.state
+    with pytest.raises(DamagedError, match=r"a row of `event` \(2\)"):
+        journal.events(0)
+
+
+def test_a_file_of_an_earlier_layout_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.db"
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("CREATE TABLE results (height INTEGER PRIMARY KEY, body BLOB) STRICT")
+    with pytest.raises(DamagedError, match="not those that this tallystick writes"):
+        Journal(path)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(position=st.integers(0, 2**24))
+def test_no_flipped_bit_changes_what_is_known(tmp_path: Path, whole: Whole, position: int) -> None:
+    """Wherever it strikes: it is told, or does no harm, now and when the node goes on."""
+    path = tmp_path / "ledger.db"
+    data = bytearray(whole.data)
+    bit = position % (8 * len(data))
+    data[bit // 8] ^= 1 << bit % 8
+    path.write_bytes(data)
+    for beside in tmp_path.glob("ledger.db-*"):
+        beside.unlink()
+    net = Network()
+    try:
+        journal = Journal(path)
+        state = journal.restore()
+        assert (state, journal._outcomes) == (whole.state, whole.outcomes)
+        assert [event.sequence for event in journal.events(0)] == [1, 2]
+        net.state = whole.state
+        keep(journal, net.block(net.sign(CLIENT, Anchor(name("three")))))
+        journal.close(net.state)
+    except StoreError:
+        return
+    again = Journal(path)
+    assert again.restore() == net.state and len(again.events(0)) == net.state.events
+    again.abandon()

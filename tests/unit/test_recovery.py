@@ -18,7 +18,7 @@ from tallystick.network.local import free_ports, make_network
 from tallystick.network.recovery import recover
 from tallystick.network.store import Store
 from tallystick.network.tables import DamagedError, StoreError
-from tallystick.network.validator import CONSENSUS, GENESIS, KEY, run_validator
+from tallystick.network.validator import CONSENSUS, GENESIS, KEY, LEDGER, run_validator
 from tallystick.network.views import Status
 
 
@@ -67,6 +67,18 @@ def test_a_validator_without_its_log_does_not_run_and_comes_back_muted(home: Pat
     assert recover(home).damage == ""
     with closing(store_of(home)) as store:
         assert store.mute() == MuteRecord(), "to ask twice does not give the voice back"
+
+
+SPOILT = b"not a database, and long enough to tell" * 50
+
+
+def test_a_spoilt_ledger_stops_the_run_and_is_set_aside(home: Path) -> None:
+    (home / LEDGER).write_bytes(SPOILT)
+    with pytest.raises(DamagedError, match=f"{home / LEDGER}: .*`tallystick validator recover {home}`"):
+        run(home)
+    done = recover(home)
+    assert (done.moved, done.muted) == ((LEDGER,), False)
+    assert (Path(done.aside) / LEDGER).read_bytes() == SPOILT and recover(home).damage == ""
 
 
 def test_the_command_tells_what_was_missing_when_there_is_nothing_to_set_aside(home: Path) -> None:

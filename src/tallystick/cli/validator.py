@@ -97,7 +97,6 @@ def run(
 
     from tallystick.network import running
     from tallystick.network.engine import HaltedError
-    from tallystick.network.journal import JournalError
     from tallystick.network.tables import DamagedError
     from tallystick.network.validator import run_validator
     from tallystick.network.views import Status
@@ -115,7 +114,7 @@ def run(
 
     try:
         uvloop.run(run_validator(home, blobs, ready, retain=retain, timeout_ms=timeout_ms))
-    except (DamagedError, JournalError) as error:
+    except DamagedError as error:
         fail(str(error), DAMAGED)
     except HaltedError as error:
         fail(str(error), HALTED)

@@ -7,21 +7,23 @@ start and executed again.
 Results are one row for each block, and found through an index in memory. An index on disk, in the random order of
 hashes, costs a page for each transaction: at 600,000 of them 50 microseconds each, more than executing them. So only
 the last KEPT_RESULTS can be looked up; what became of the last transaction of an account is in the state for ever.
+
+Every row carries a seal as those of `tables` do, and the snapshot says how many rows of results there are: what was
+changed or lost of the state or of the results is noticed at the start, and a changed event when it is read.
 """
 
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from hashlib import sha256
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
-from tallystick.canon.hashing import DIGEST_BYTES
-from tallystick.errors import TallystickError
+from tallystick.errors import Refused
 from tallystick.ledger.events import Event, Result
 from tallystick.ledger.state import State, dump_state, load_state
+from tallystick.network.tables import DamagedError, Row, blaming, seal_of
 from tallystick.network.views import EventView, TransactionView
 
 SNAPSHOT_INTERVAL: Final = 64
@@ -29,18 +31,19 @@ MAX_EVENTS: Final = 1000
 """Most events in one reply."""
 KEPT_RESULTS: Final = 100_000
 
-SCHEMA: Final = """
-CREATE TABLE IF NOT EXISTS snapshot (one INTEGER PRIMARY KEY CHECK (one = 1), height INTEGER, state BLOB) STRICT;
-CREATE TABLE IF NOT EXISTS results (height INTEGER PRIMARY KEY, body BLOB) STRICT;
-CREATE TABLE IF NOT EXISTS event (sequence INTEGER PRIMARY KEY, height INTEGER, body BLOB) STRICT;
-"""
+SCHEMA: Final = (
+    "CREATE TABLE snapshot (one INTEGER PRIMARY KEY CHECK (one = 1), height INTEGER NOT NULL, "
+    "results INTEGER NOT NULL, state BLOB NOT NULL, seal BLOB NOT NULL) STRICT",
+    "CREATE TABLE results (height INTEGER PRIMARY KEY, body BLOB NOT NULL, seal BLOB NOT NULL) STRICT",
+    "CREATE TABLE event (sequence INTEGER PRIMARY KEY, height INTEGER NOT NULL, body BLOB NOT NULL, "
+    "seal BLOB NOT NULL) STRICT",
+)
+
+SPOILED: Final = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CONSTRAINT}
+"""SQLite's codes for what a sound disk does not do to a file."""
 
 Outcome = tuple[int, str, str, tuple[str, ...]]
 """Height, code, reason, codes of a batch's items."""
-
-
-class JournalError(TallystickError):
-    """The file does not hold what was written to it."""
 
 
 class BlockResults(msgspec.Struct, array_like=True):
@@ -56,31 +59,52 @@ class Journal:
 
     Args:
         kept_results: how many of the newest results can be looked up.
+
+    Raises:
+        DamagedError: the file does not hold what was written to it; also from every method.
+        StoreError: it cannot be opened.
     """
 
     def __init__(self, path: Path, kept_results: int = KEPT_RESULTS) -> None:
-        self._db = sqlite3.connect(path, isolation_level=None)
-        self._db.execute("PRAGMA journal_mode=WAL")
-        self._db.execute("PRAGMA synchronous=NORMAL")
-        self._db.executescript(SCHEMA)
-        self._kept = kept_results
+        self.path, self._kept = path, kept_results
+        with blaming(path):
+            self._db = sqlite3.connect(path, isolation_level=None)
+        try:
+            with blaming(path):
+                self._open()
+        except BaseException:
+            self._db.close()
+            raise
         self._outcomes: dict[bytes, Outcome] = {}
         """Oldest first."""
+        self._rows = 0
+        """Of results, on disk."""
+
+    def _open(self) -> None:
+        self._db.execute("PRAGMA journal_mode=WAL")
+        self._db.execute("PRAGMA synchronous=NORMAL")
+        found = tuple(text for (text,) in self._db.execute("SELECT sql FROM sqlite_schema ORDER BY rowid"))
+        if not found:
+            with self._transaction():
+                for statement in SCHEMA:
+                    self._db.execute(statement)
+        elif found != SCHEMA:
+            raise DamagedError(self.path, "its tables are not those that this tallystick writes")
 
     def restore(self) -> State | None:
-        """The last snapshot, or None; drops everything that came after it.
-
-        Raises:
-            JournalError: the snapshot is not what was written.
-        """
-        row = self._db.execute("SELECT height, state FROM snapshot").fetchone()
-        self._drop_above(row[0] if row else 0)
-        if row is None:
-            return None
-        seal, state = row[1][:DIGEST_BYTES], row[1][DIGEST_BYTES:]
-        if seal != sha256(state).digest():
-            raise JournalError("the saved state is not what was written; run `tallystick validator recover`")
-        return load_state(state)
+        """The last snapshot, or None; drops everything that came after it."""
+        with blaming(self.path):
+            found = [row[1:] for row in self._read("snapshot", "SELECT * FROM snapshot")]
+            height, rows, data = found[0] if found else (0, 0, None)
+            self._drop_above(height)
+            if self._rows != rows:
+                raise DamagedError(self.path, f"results of {self._rows} blocks are here, of {rows} were written")
+            if data is None:
+                return None
+            try:
+                return load_state(data)
+            except Refused as refused:  # sealed, so by another version
+                raise DamagedError(self.path, f"the saved state cannot be read: {refused}") from None
 
     def start_from(self, state: State) -> None:
         """Goes on from a state that was not reached by executing blocks here, on disk when this returns. What is
@@ -95,22 +119,26 @@ class Journal:
         height, first = state.height, state.events - len(events)
         with self._transaction():
             if results:
-                body = msgspec.msgpack.encode(_block_results(results))
-                self._db.execute("INSERT INTO results VALUES (?, ?)", (height, body))
+                row: Row = (height, msgspec.msgpack.encode(_block_results(results)))
+                self._db.execute("INSERT INTO results VALUES (?, ?, ?)", (*row, seal_of("results", row)))
+                self._rows += 1
+            rows = [(first + i, height, msgspec.json.encode(event)) for i, event in enumerate(events, start=1)]
             self._db.executemany(
-                "INSERT INTO event VALUES (?, ?, ?)",
-                [(first + i, height, msgspec.json.encode(event)) for i, event in enumerate(events, start=1)],
+                "INSERT INTO event VALUES (?, ?, ?, ?)", [(*row, seal_of("event", row)) for row in rows]
             )
             if height % SNAPSHOT_INTERVAL == 0:
-                self._snapshot(state)
                 self._forget_results()
+                self._snapshot(state)
         for result in results:
             self._remember(bytes.fromhex(result.hash), (height, result.code, result.reason, result.items))
 
     def close(self, state: State) -> None:
         """Takes a last snapshot, so that the next start has nothing to execute again."""
-        self._snapshot(state)
-        self._db.close()
+        try:
+            with blaming(self.path):
+                self._snapshot(state)
+        finally:
+            self._db.close()
 
     def abandon(self) -> None:
         """Closes the file as a crash would."""
@@ -123,9 +151,17 @@ class Journal:
 
     def events(self, after: int) -> list[EventView]:
         """Events with a number above `after`, oldest first."""
-        query = "SELECT sequence, height, body FROM event WHERE sequence > ? ORDER BY sequence LIMIT ?"
-        rows = self._db.execute(query, (after, MAX_EVENTS))
+        query = "SELECT * FROM event WHERE sequence > ? ORDER BY sequence LIMIT ?"
+        with blaming(self.path):
+            rows = list(self._read("event", query, after, MAX_EVENTS))
         return [EventView(sequence, height, msgspec.Raw(body)) for sequence, height, body in rows]
+
+    def _read(self, table: str, query: str, *values: int) -> Iterator[Row]:
+        """Rows without their seals, which are checked."""
+        for *row, seal in self._db.execute(query, values):
+            if seal != seal_of(table, row):
+                raise DamagedError(self.path, f"a row of `{table}` ({row[0]}) is not what was written")
+            yield tuple(row)
 
     def _remember(self, name: bytes, outcome: Outcome) -> None:
         """The first result of a transaction stays: one that comes again is refused as stale, which says nothing."""
@@ -138,30 +174,34 @@ class Journal:
         """Deletes the rows of which nothing is remembered any more."""
         if len(self._outcomes) == self._kept:
             oldest = next(iter(self._outcomes.values()))[0]
-            self._db.execute("DELETE FROM results WHERE height < ?", (oldest,))
+            self._rows -= self._db.execute("DELETE FROM results WHERE height < ?", (oldest,)).rowcount
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        self._db.execute("BEGIN")
+        """Tells damage from what a disk may do, such as being full, which ends the node in another way."""
         try:
+            self._db.execute("BEGIN")
             yield
-        except BaseException:
-            self._db.execute("ROLLBACK")
+            self._db.execute("COMMIT")
+        except BaseException as error:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+            if getattr(error, "sqlite_errorcode", 0) & 0xFF in SPOILED:
+                raise DamagedError(self.path, str(error)) from None
             raise
-        self._db.execute("COMMIT")
 
     def _drop_above(self, height: int) -> None:
         self._db.execute("DELETE FROM results WHERE height > ?", (height,))
         self._db.execute("DELETE FROM event WHERE height > ?", (height,))
-        self._outcomes = {}
-        for row in self._db.execute("SELECT height, body FROM results ORDER BY height"):
+        self._outcomes, self._rows = {}, 0
+        for row in self._read("results", "SELECT * FROM results ORDER BY height"):
+            self._rows += 1
             for name, outcome in _outcomes(*row):
                 self._remember(name, outcome)
 
     def _snapshot(self, state: State) -> None:
-        data = dump_state(state)
-        row = (state.height, sha256(data).digest() + data)
-        self._db.execute("INSERT OR REPLACE INTO snapshot VALUES (1, ?, ?)", row)
+        row = (1, state.height, self._rows, dump_state(state))
+        self._db.execute("INSERT OR REPLACE INTO snapshot VALUES (?, ?, ?, ?, ?)", (*row, seal_of("snapshot", row)))
 
 
 def _block_results(results: Sequence[Result]) -> BlockResults:

@@ -6,16 +6,13 @@ of consensus. Without the log, damaged or missing, nobody knows what this valida
 that it may have given can meet the new ones.
 """
 
-import sqlite3
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 from tallystick.canon.identity import load_key
-from tallystick.errors import Refused
 from tallystick.ledger.genesis import Genesis, chain_id
 from tallystick.network.genesis import read_genesis
-from tallystick.network.journal import JournalError
 from tallystick.network.node import Node
 from tallystick.network.store import Store, create_store
 from tallystick.network.tables import DamagedError
@@ -68,8 +65,8 @@ def _damage_of_ledger(home: Path, genesis: Genesis, identity: str) -> str:
         height = head.height if head else 0
     try:
         node = Node(genesis, home / LEDGER)
-    except (sqlite3.Error, JournalError, Refused) as error:
-        return f"{home / LEDGER}: {error}"
+    except DamagedError as error:
+        return str(error)
     node.journal.abandon()
     if node.height > height:
         return f"{home / LEDGER}: at block {node.height}, the log of consensus ends at {height}"

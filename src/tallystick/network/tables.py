@@ -168,12 +168,12 @@ class Tables(Generic[S]):
     def insert(self, table: str, row: Row, *, replace: bool = False) -> None:
         """`row` in the order of the schema, without its seal."""
         how = "INSERT OR REPLACE" if replace else "INSERT"
-        self.change(_insertion(how, table, row), *row, _seal(table, row))
+        self.change(_insertion(how, table, row), *row, seal_of(table, row))
 
     def rows(self, table: str, which: str = "", *values: Any) -> Iterator[Row]:
         """Rows of `table`, checked and without their seals; `which` is the end of the query."""
         for *row, seal in self._db.execute(f"SELECT * FROM {table} {which}", values):  # noqa: S608  # our own names
-            if seal != _seal(table, row):
+            if seal != seal_of(table, row):
                 raise DamagedError(self.path, f"a row of `{table}` ({row[0]}) is not what was written")
             yield tuple(row)
 
@@ -257,7 +257,7 @@ def create_tables(
             db.execute(statement)
         db.execute("INSERT INTO origin VALUES (0, ?, ?)", (chain, identity))
         for table, row in (*first, _summary_row(summary)):
-            db.execute(_insertion("INSERT", table, row), (*row, _seal(table, row)))
+            db.execute(_insertion("INSERT", table, row), (*row, seal_of(table, row)))
         db.execute(f"PRAGMA user_version = {layout.version}")
         db.execute("COMMIT")
         write_whole(_mark_beside(path), _mark_of(0))
@@ -306,7 +306,8 @@ def _mark_beside(path: Path) -> Path:
     return path.with_suffix(".turn")
 
 
-def _seal(table: str, row: Sequence[Any]) -> bytes:
+def seal_of(table: str, row: Sequence[Any]) -> bytes:
+    """What a row carries as its last column: it belongs to these values in this table."""
     return sha256(msgspec.msgpack.encode((table, *row))).digest()[:SEAL_BYTES]
 
 

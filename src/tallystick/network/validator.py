@@ -13,7 +13,6 @@ import logging
 import random
 import signal
 import socket
-import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -98,10 +97,7 @@ async def run_validator(
     while True:
         key = load_key(home / KEY)
         with listen_http(read_card(home, genesis, key.identity).url) as listening:
-            try:
-                process = _Process(home, genesis, key, retain, timeout_ms)
-            except sqlite3.Error as error:
-                raise ValidatorError(f"{home}: {error}") from None
+            process = _Process(home, genesis, key, retain, timeout_ms)
             try:
                 await process.serve(listening, BlobStore(blobs), on_ready)
             finally:

@@ -13,7 +13,6 @@ import asyncio
 import logging
 import signal
 import socket
-import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +35,7 @@ from tallystick.network.cometbft.shelf import FileShelf
 from tallystick.network.genesis import read_genesis
 from tallystick.network.node import Node
 from tallystick.network.serving import http_server, listen_http, run_until
-from tallystick.network.validator import GENESIS, KEY, LEDGER, ValidatorError, read_card
+from tallystick.network.validator import GENESIS, KEY, LEDGER, read_card
 from tallystick.network.views import Status
 
 log = logging.getLogger(__name__)
@@ -64,15 +63,13 @@ async def run_application(home: Path, options: Options, on_ready: Callable[[Stat
     """Runs the application of folder `home` until SIGINT or SIGTERM, then stops in order.
 
     Raises:
-        ValidatorError, GenesisFileError, KeyFileError, AddressError, Refused: it cannot start; the message says why.
+        ValidatorError, GenesisFileError, KeyFileError, StoreError, AddressError, Refused: it cannot start; the message
+            says why.
     """
     genesis = read_genesis(home / GENESIS)
     key = load_key(home / KEY)
     with listen_http(options.http or read_card(home, genesis, key.identity).url) as http, listen(options.abci) as abci:
-        try:
-            node = Node(genesis, home / LEDGER)
-        except sqlite3.Error as error:
-            raise ValidatorError(f"{home}: {error}") from None
+        node = Node(genesis, home / LEDGER)
         try:
             await _serve(key, genesis, node, FileShelf(home / SNAPSHOTS), options, (http, abci), on_ready)
         finally:
