@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import pkgutil
 import shutil
 from contextlib import closing
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from tallystick.canon.identity import load_key
+from tallystick.canon.identity import Key, load_key, save_key
 from tallystick.cli.main import app
 from tallystick.consensus.pbft.io import MuteRecord, Phase, VoteRecord
 from tallystick.ledger.genesis import chain_id
@@ -18,7 +19,18 @@ from tallystick.network.local import free_ports, make_network
 from tallystick.network.recovery import recover
 from tallystick.network.store import Store
 from tallystick.network.tables import DamagedError, StoreError
-from tallystick.network.validator import CONSENSUS, GENESIS, KEY, LEDGER, run_validator
+from tallystick.network.validator import (
+    CONSENSUS,
+    GENESIS,
+    KEY,
+    LEDGER,
+    NEXT_KEY,
+    OLD_KEY,
+    ValidatorError,
+    own_key,
+    run_validator,
+)
+from tallystick.network.validator import _take_new_key as take_new_key
 from tallystick.network.views import Status
 
 
@@ -117,3 +129,53 @@ def test_only_a_key_that_is_new_may_vote_from_its_first_start(home: Path, tmp_pa
         assert json.loads(made.stdout)["identity"] != load_key(home / KEY).identity
         with pytest.raises(StoreError, match="belongs to validator"):
             store_of(tmp_path / "new")
+
+
+# ---- a change of keys
+
+
+def ready_to_change(home: Path) -> tuple[str, str]:
+    """Puts the next key into the folder; returns both identities."""
+    save_key(Key.generate(), home / NEXT_KEY)
+    return load_key(home / KEY).identity, load_key(home / NEXT_KEY).identity
+
+
+STEPS = ("write_whole", "Store.hand_over", "Path.unlink", "Path.hardlink_to", "sync", "Path.rename")
+"""What changing the key does to the folder, in order."""
+
+
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("step", STEPS)
+def test_a_change_of_keys_that_was_interrupted_is_finished_or_begun_again(
+    home: Path, monkeypatch: pytest.MonkeyPatch, step: str, after: bool
+) -> None:
+    genesis = read_genesis(home / GENESIS)
+    old, new = ready_to_change(home)
+    name = f"tallystick.network.validator.{step}"
+    real = pkgutil.resolve_name(name)
+
+    def killed(*given: object, **named: object) -> None:
+        if after:
+            real(*given, **named)
+        elif isinstance(given[0], Store):
+            given[0].close()  # as the end of its process does
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(name, killed)
+        take_new_key(home, genesis)
+    begun = STEPS.index(step) + after > STEPS.index("Store.hand_over")
+    assert own_key(home, genesis).identity == (new if begun else old)
+    if not begun:
+        take_new_key(home, genesis)
+    assert load_key(home / KEY).identity == new and load_key(home / OLD_KEY).identity == old
+    assert not (home / NEXT_KEY).exists() and recover(home).damage == ""
+    with closing(store_of(home)) as store:
+        assert len(store.votes()) == 1
+
+
+def test_a_validator_without_its_key_is_not_told_to_make_another(home: Path) -> None:
+    (home / KEY).unlink()
+    for act in (run, recover):
+        with pytest.raises(ValidatorError, match=f"{home / KEY}: missing; bring it back"):
+            act(home)

@@ -10,13 +10,12 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from tallystick.canon.identity import load_key
 from tallystick.ledger.genesis import Genesis, chain_id
 from tallystick.network.genesis import read_genesis
 from tallystick.network.node import Node
 from tallystick.network.store import Store, create_store
 from tallystick.network.tables import DamagedError
-from tallystick.network.validator import CONSENSUS, GENESIS, KEY, LEDGER
+from tallystick.network.validator import CONSENSUS, GENESIS, LEDGER, own_key
 
 
 @dataclass(frozen=True)
@@ -35,10 +34,10 @@ def recover(home: Path) -> Recovered:
     """Sets aside what is damaged in a validator's folder, so that it can start again. Its key stays.
 
     Raises:
-        GenesisFileError, KeyFileError, StoreError: the folder is not one that can be helped in this way.
+        GenesisFileError, KeyFileError, ValidatorError, StoreError: the folder cannot be helped in this way.
     """
-    genesis, identity = read_genesis(home / GENESIS), load_key(home / KEY).identity
-    chain = chain_id(genesis)
+    genesis = read_genesis(home / GENESIS)
+    chain, identity = chain_id(genesis), own_key(home, genesis).identity
     aside = _free_name(home)
     if log := _damage_of_log(home, chain, identity):
         # A ledger ahead of an empty log would have nothing to go on from.

@@ -41,7 +41,7 @@ from tallystick.network.serving import http_server, listen_http, run_until
 from tallystick.network.store import RETAIN_BLOCKS, Store
 from tallystick.network.tables import owner_of
 from tallystick.network.tls import make_certificate
-from tallystick.proof.durable import write_whole
+from tallystick.proof.durable import sync, write_whole
 
 log = logging.getLogger(__name__)
 
@@ -92,10 +92,8 @@ async def run_validator(
         ValidatorError, GenesisFileError, KeyFileError, StoreError, Refused: it cannot start; the message says why.
     """
     genesis = read_genesis(home / GENESIS)
-    if (home / NEXT_KEY).exists() and owner_of(home / CONSENSUS) == load_key(home / NEXT_KEY).identity:
-        _take_new_key(home, genesis)  # a crash came between
     while True:
-        key = load_key(home / KEY)
+        key = own_key(home, genesis)
         with listen_http(read_card(home, genesis, key.identity).url) as listening:
             process = _Process(home, genesis, key, retain, timeout_ms)
             try:
@@ -107,18 +105,37 @@ async def run_validator(
         _take_new_key(home, genesis)
 
 
+def own_key(home: Path, genesis: Genesis) -> Key:
+    """The key of the validator in folder `home`; finishes a change of keys that was interrupted.
+
+    Raises:
+        ValidatorError: there is none.
+        KeyFileError: it cannot be used.
+    """
+    if not (home / KEY).exists():
+        way = "bring it back from a backup (a new key would be another validator's)"
+        raise ValidatorError(f"{home / KEY}: missing; {way}")
+    if (home / NEXT_KEY).exists() and owner_of(home / CONSENSUS) == load_key(home / NEXT_KEY).identity:
+        _take_new_key(home, genesis)
+    return load_key(home / KEY)
+
+
 def _take_new_key(home: Path, genesis: Genesis) -> None:
     """The key that was agreed on is the key from now on; the old one stays, in case somebody asks.
 
-    The store's owner is what decides, so it changes before the files do.
+    The store's owner is what decides, so it changes before the files do. After a crash at any point there is a `key`,
+    and doing all of it again ends in the same place.
     """
     old, new = load_key(home / KEY), load_key(home / NEXT_KEY)
     card = replace(read_card(home, genesis, old.identity), identity=new.identity, certificate=make_certificate(new))
     write_whole(home / CARD, to_json(card))
     if owner_of(home / CONSENSUS) != new.identity:
         Store(home / CONSENSUS, chain_id(genesis), old.identity).hand_over(new.identity)
-    (home / KEY).rename(home / OLD_KEY)
+    (home / OLD_KEY).unlink(missing_ok=True)
+    (home / OLD_KEY).hardlink_to(home / KEY)
+    sync(home)
     (home / NEXT_KEY).rename(home / KEY)
+    sync(home)
     log.info("key %s has taken the place of %s", new.identity[:12], old.identity[:12])
 
 
