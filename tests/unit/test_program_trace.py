@@ -1,6 +1,7 @@
 """Tracing: what becomes a program, what is refused and with which words, and that a program is one thing everywhere."""
 
 import copy
+import functools
 import math
 import os
 import subprocess
@@ -182,6 +183,33 @@ def test_tracing_changes_neither_the_model_nor_the_random_state() -> None:
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
     assert torch.equal(torch.get_rng_state(), state)
     assert all(value.grad is None for value in model.parameters())
+
+
+class Masked(nn.Module):
+    """Attends to what is not masked, with the mask as numbers to add or as bool."""
+
+    def __init__(self, mask: Tensor) -> None:
+        super().__init__()
+        self.linear = nn.Linear(FEATURES, FEATURES)
+        self.register_buffer("mask", mask)
+
+    def forward(self, x: Tensor) -> Tensor:
+        mask, scores = self.get_buffer("mask"), self.linear(x)
+        masked = scores.masked_fill(mask, -math.inf) if mask.dtype == torch.bool else scores + mask
+        return masked.softmax(-1)
+
+
+def test_a_buffer_that_is_not_finite_is_refused_and_what_is_said_to_do_works() -> None:
+    mask = torch.arange(FEATURES) > 2
+    for value in (-math.inf, math.nan):
+        model = Masked(torch.zeros(FEATURES).masked_fill(mask, value))
+        reason = refusal(functools.partial(traced, model))
+        assert reason.startswith("model: mask holds an infinity or a NaN, which no state may; hold a mask as bool and")
+    broken = perceptron()
+    with torch.no_grad():
+        broken.get_parameter("0.bias")[1] = math.nan
+    assert refusal(lambda: traced(broken)).startswith("model: 0.bias holds an infinity or a NaN")
+    assert [b.name for b in traced(Masked(mask)).buffers] == ["mask"]
 
 
 @pytest.mark.parametrize("name", ["register_hook", "register_post_accumulate_grad_hook"])

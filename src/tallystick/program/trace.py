@@ -60,6 +60,7 @@ def trace(model: nn.Module, loss: Loss, optimizer: Optimizer, batch: Tensors, pr
     parameters = {name: value.detach() for name, value in model.named_parameters() if value.requires_grad}
     buffers = {name: value.detach() for name, value in model.named_parameters() if not value.requires_grad}
     buffers |= {name: value.detach() for name, value in model.named_buffers()}
+    _require_finite(parameters | buffers)
     if not parameters:
         raise Refused("unsupported_model", "model: no parameter requires a gradient; there is nothing to train")
     slots = optimizer.slots(parameters)
@@ -99,6 +100,16 @@ def _require_no_gradient_hooks(model: nn.Module) -> None:
         if module._backward_pre_hooks or (module._backward_hooks and module._is_full_backward_hook):
             what = f"{path or type(module).__name__} has a hook on its backward pass, which cannot be recorded"
             raise Refused("unsupported_model", f"model: {what}; remove it, or write what it does into forward")
+
+
+def _require_finite(tensors: Tensors) -> None:
+    """As in every state of a training."""
+    for name, value in tensors.items():
+        if value.is_floating_point() and not bool(value.isfinite().all()):
+            way_out = "hold a mask as bool and use masked_fill, or make it in forward"
+            raise Refused(
+                "unsupported_model", f"model: {name} holds an infinity or a NaN, which no state may; {way_out}"
+            )
 
 
 def specs(tensors: Tensors) -> list[TensorSpec]:
