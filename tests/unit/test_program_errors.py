@@ -191,6 +191,33 @@ def test_a_write_that_only_autograd_sees_is_explained() -> None:
     assert said.endswith("make a new tensor in place of writing into one that the gradient needs")
 
 
+def writing_into_an_exponential(layer: Layer, x: Tensor) -> Tensor:
+    y = x.exp()
+    y.add_(1)
+    return y
+
+
+EARLY: dict[str, tuple[Step, str]] = {
+    "method": (writing_into_an_exponential, "torch.Tensor.add_"),
+    "operator": (lambda _, x: torch.sigmoid(x).__imul__(2), "torch.Tensor.mul_"),
+    "layer": (lambda layer, x: functional.dropout(x.relu(), 0.5, layer.training, inplace=True), "dropout"),
+}
+
+
+@pytest.mark.parametrize("case", EARLY)
+def test_a_write_into_what_the_gradient_needs_names_who_wrote(case: str) -> None:
+    step, call = EARLY[case]
+    said = message(lambda: step_of(Net(step)))
+    assert said.startswith("model: encoder.layers.1: torch.") and call in said.partition(": cannot be recorded")[0]
+    assert said.endswith("make a new tensor in place of writing into one that the gradient needs")
+
+
+def test_of_several_writes_only_those_are_named_that_can_be_meant() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(inplace=True), Net(writing_into_an_exponential))
+    said = message(lambda: step_of(model))
+    assert said.startswith("model: 2.encoder.layers.1: torch.Tensor.add_: cannot be recorded as a graph: ")
+
+
 WORKING: dict[str, Step] = {
     "write into a new tensor": lambda _, x: x.clone().masked_fill_(x > 0, 0.0).add_(1.0),
     "activation in place": lambda _, x: x.relu_(),

@@ -88,7 +88,7 @@ def capture(
     except TallystickError:
         raise
     except Exception as error:  # make_fx raises whatever the model raises
-        raise cannot_be_recorded(error, places.here, places.call_of(error)) from error
+        raise cannot_be_recorded(error, places.where(error)) from error
 
 
 def spec_of(name: str, value: Tensor) -> TensorSpec:

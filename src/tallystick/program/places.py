@@ -1,11 +1,11 @@
 """Where in a model each recorded operator comes from, and which call failed, so that a refusal can say it."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch._C._autograd import _get_sequence_nr as _sequence_number
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
@@ -18,14 +18,19 @@ from tallystick.program.refusals import require_no_values, require_recordable
 class Calls(TorchFunctionMode):
     """Notes which function or method of torch's the model calls."""
 
-    def __init__(self) -> None:
+    def __init__(self, here: Callable[[], str]) -> None:
         super().__init__()
+        self._here = here
         self.running = ""
         self.failed: tuple[Exception | None, str] = (None, "")
         """What the last call that failed has raised, and which call that was."""
+        self.writes: list[tuple[str, str]] = []
+        """Of each write in place: how torch describes the tensor, and who wrote."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.running = resolve_name(func) or getattr(func, "__name__", "")
+        first = args[0] if args and isinstance(args[0], Tensor) else None
+        before = None if first is None else (first._version, _described(first))
         try:
             if func is nn.functional.adaptive_avg_pool2d and args:  # it rewrites strides where channels lie last
                 args = (args[0].clone(memory_format=torch.contiguous_format), *args[1:])
@@ -33,8 +38,16 @@ class Calls(TorchFunctionMode):
         except Exception as error:
             self.failed = error, self.running
             raise
+        if first is not None and before is not None and first._version != before[0]:
+            self.writes.append((before[1], f"{self._here()}: {self.running}"))
         self.running = ""
         return result
+
+
+def _described(x: Tensor) -> str:
+    """Shape and origin, as torch names a tensor that was written into too early."""
+    origin = "" if x.grad_fn is None else f" of {x.grad_fn.name().partition('Backward')[0]}"
+    return f"{list(x.shape)}], which is output {x.output_nr}{origin}"
 
 
 class Places(TorchDispatchMode):
@@ -47,7 +60,7 @@ class Places(TorchDispatchMode):
     def __init__(self, model: nn.Module, outside: str, training: bool = False) -> None:
         TorchDispatchMode.__init__(self)
         self._training = training
-        self._calls = Calls()
+        self._calls = Calls(lambda: self.here)
         self.of: dict[str, str] = {}
         """Name of a recorded node to its place."""
         self._paths = {id(module): path or type(model).__name__ for path, module in model.named_modules()}
@@ -60,10 +73,14 @@ class Places(TorchDispatchMode):
         """The module whose forward runs, or ran when something was raised."""
         return self._running[-1]
 
-    def call_of(self, error: Exception) -> str:
-        """The call of torch's that raised `error`; empty if the model's own Python did."""
+    def where(self, error: Exception) -> str:
+        """The module that raised `error`, and the call of torch's if that did; the writes that can have caused it, if
+        the gradient found a tensor changed."""
+        writes = [write for described, write in self._calls.writes if described in str(error)]
+        if "modified by an inplace operation" in str(error) and writes:
+            return " or ".join(dict.fromkeys(writes))
         raised, call = self._calls.failed
-        return call if raised is error else ""
+        return f"{self.here}: {call}" if raised is error and call else self.here
 
     @contextmanager
     def watching(self) -> Iterator[None]:

@@ -44,7 +44,10 @@ ADVICE: Final = {
     "unallocated storage": LOOKS_AT_VALUES,
     "setup_context": NO_FUNCTION,
     "custom_function_call": NO_FUNCTION,
-    "modified by an inplace operation": "make a new tensor in place of writing into one that the gradient needs",
+    "modified by an inplace operation": (
+        "write y = y + 1 for y += 1, or inplace=False: "
+        "make a new tensor in place of writing into one that the gradient needs"
+    ),
     "leaf Variable that requires grad": "the forward pass must not write into a parameter; make a new tensor",
     "saved tensor hooks": "switch activation checkpointing off",
     "requires_grad_": "do not take gradients in the forward pass",
@@ -141,11 +144,10 @@ def _parts(result: Any) -> Iterator[Any]:
         yield result
 
 
-def cannot_be_recorded(error: Exception, place: str, call: str) -> TraceError:
+def cannot_be_recorded(error: Exception, where: str) -> TraceError:
     """The refusal for what came up while the model ran."""
-    where = f"model: {place}: {call}" if call else f"model: {place}"
     if isinstance(error, DATA_DEPENDENT):
-        return TraceError(f"{where}: {LOOKS_AT_VALUES}")
+        return TraceError(f"model: {where}: {LOOKS_AT_VALUES}")
     reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
     advice = next((f"; {advice}" for part, advice in ADVICE.items() if part in str(error)), "")
-    return TraceError(f"{where}: cannot be recorded as a graph: {reason}{advice}")
+    return TraceError(f"model: {where}: cannot be recorded as a graph: {reason}{advice}")
