@@ -8,11 +8,11 @@ import torch
 import transformers
 from torch import Tensor, nn
 
-from families import FAMILIES, LENGTH, MICRO_BATCHES, TOKENS, start, start_with
+from families import FAMILIES, LENGTH, MICRO_BATCHES, TOKENS, initialize, start, start_with
 from tallystick.exact import accumulate
 from tallystick.program.graph import Profile, decode_program, encode_program
 from tallystick.program.losses import loss_function
-from tallystick.program.training import combine, contribution, mean_loss, record_indices, train_step
+from tallystick.program.training import Training, combine, contribution, mean_loss, record_indices, train_step
 from tallystick.proof.roots import contribution_root, state_root
 
 WITHOUT_DROPOUT = ["mlp", "lstm", "gru"]
@@ -60,6 +60,26 @@ def test_micro_batches_may_be_combined_in_any_order(name: str) -> None:
     training, state, _ = start(name)
     parts = [contribution(training, state, 0, index) for index in range(MICRO_BATCHES)]
     assert contribution_root(combine(parts)) == contribution_root(combine(reversed(parts)))
+
+
+def without_dropout(name: str) -> tuple[Training, dict[str, Tensor]]:
+    """A run of a family that draws nothing: random numbers belong to the places of records, not to records."""
+    model = FAMILIES[name].model()
+    initialize(model)
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    return start_with(model, FAMILIES[name])
+
+
+@pytest.mark.parametrize("name", [*WITHOUT_DROPOUT, "cnn", "transformer"])
+def test_records_of_a_micro_batch_may_come_in_any_order(name: str) -> None:
+    training, state = without_dropout(name)
+    chosen = record_indices(training, 0, 0)
+    turned = {key: value.index_copy(0, chosen, value[chosen.flip(0)]) for key, value in training.records.items()}
+    assert any(not torch.equal(turned[key][chosen], value[chosen]) for key, value in training.records.items())
+    first = contribution(training, state, 0, 0)
+    assert contribution_root(contribution(replace(training, records=turned), state, 0, 0)) == contribution_root(first)
 
 
 def test_running_statistics_and_counters_move_with_each_step() -> None:
