@@ -196,7 +196,7 @@ class Masked(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         mask, scores = self.get_buffer("mask"), self.linear(x)
         masked = scores.masked_fill(mask, -math.inf) if mask.dtype == torch.bool else scores + mask
-        return masked.softmax(-1)
+        return torch.softmax(masked, -1)
 
 
 def test_a_buffer_that_is_not_finite_is_refused_and_what_is_said_to_do_works() -> None:
