@@ -5,7 +5,7 @@ import random
 import ssl
 import tempfile
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from pbft_sockets import validators_at
 from tallystick.canon.identity import Key
 from tallystick.consensus.pbft.limits import MAX_FRAME_BYTES
 from tallystick.errors import Refused
+from tallystick.network import channels
 from tallystick.network.channels import MAX_QUEUED_BYTES, SMALL_BYTES, Outgoing
 from tallystick.network.inbox import MAX_WAITING_BYTES, Inbox
 from tallystick.network.local import free_ports
@@ -255,9 +256,15 @@ def test_frames_for_a_peer_that_is_away_are_forgotten() -> None:
 class Deaf(asyncio.Transport):
     """A transport that takes nothing."""
 
-    def __init__(self) -> None:
+    def __init__(self, waiting: Iterable[int] = ()) -> None:
+        """`waiting`: what it says to hold when it is asked, one after another; then nothing goes on."""
         super().__init__()
         self.aborted = False
+        self.ended = asyncio.Event()
+        self._waiting = [*waiting, 0]
+
+    def get_write_buffer_size(self) -> int:
+        return self._waiting.pop(0) if len(self._waiting) > 1 else self._waiting[0]
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
         pass
@@ -267,6 +274,20 @@ class Deaf(asyncio.Transport):
 
     def abort(self) -> None:
         self.aborted = True
+        self.ended.set()
+
+
+def test_a_line_is_given_up_when_it_takes_nothing_and_not_for_being_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(channels, "STALL_SECONDS", 0.01)
+
+    async def scenario() -> None:
+        channel, transport = Outgoing(Counter()), Deaf([500, 400, 300, 200, 100, 100])
+        channel.connection_made(transport)
+        channel.pause_writing()
+        await asyncio.wait_for(transport.ended.wait(), 10)
+        assert transport.get_write_buffer_size() == 0, "it was asked until it took nothing"
+
+    asyncio.run(scenario())
 
 
 def deaf() -> tuple[Outgoing, Deaf, Counter[str]]:

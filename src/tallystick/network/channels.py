@@ -96,7 +96,18 @@ class Outgoing(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self._paused = True
-        self._stalled = asyncio.get_running_loop().call_later(STALL_SECONDS, self.transport.abort)
+        self._watch(self.transport.get_write_buffer_size())
+
+    def _watch(self, left: int) -> None:
+        self._stalled = asyncio.get_running_loop().call_later(STALL_SECONDS, self._give_up_if_stalled, left)
+
+    def _give_up_if_stalled(self, before: int) -> None:
+        """A slow line may take longer than that for the largest frame, and must not be cut each time."""
+        left = self.transport.get_write_buffer_size()
+        if left < before:
+            self._watch(left)
+        else:
+            self.transport.abort()
 
     def resume_writing(self) -> None:
         self._paused = False

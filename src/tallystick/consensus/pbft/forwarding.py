@@ -1,15 +1,17 @@
 """How transactions reach the primary: each goes to all validators, so that losing one machine loses no transaction.
 
-What comes from peers is examined by the application before it takes a place in the pool, of each peer so many between
-two ticks and the rest later, so that none of them can keep us busy. What waits too long is examined again,
-because it may have become void, and then forwarded again: at once if it was submitted here, later if it was relayed.
+What comes from peers is examined by the application before it takes a place in the pool. Of a peer whose transactions
+are not admitted so many are examined between two ticks and the rest later, so that it cannot keep us busy; those of
+others at once and in order, for an account's later transaction makes its earlier ones void. What waits too long is
+examined again, because it may have become void, and then forwarded again: at once if it was submitted here, later if it
+was relayed.
 """
 
 from collections.abc import Iterator
 
 from tallystick.consensus.pbft.io import Broadcast, Examine, Examined, Send
 from tallystick.consensus.pbft.limits import (
-    EXAMINED_PER_TICK,
+    EXAMINED_IN_VAIN,
     MAX_BLOCK_TRANSACTIONS,
     MAX_FORWARD_BYTES,
     MAX_FORWARDED,
@@ -23,7 +25,7 @@ from tallystick.errors import Refused
 
 def submit(state: State, transaction: bytes) -> None:
     """Raises `Refused`: `bad_transaction_size` or `mempool_full`."""
-    if state.pool.add(transaction, state.clock.elapsed_ms):
+    if state.pool.add(transaction, state.clock.elapsed_ms, ours=True):
         state.outbox.append(transaction)
 
 
@@ -43,24 +45,26 @@ def on_forward(state: State, sender: str, message: Forward) -> None:
 
 def on_tick(state: State) -> None:
     for identity, peer in state.peers.items():
-        peer.examined = 0
+        peer.in_vain = 0
         if peer.forwarded:
             _examine_some(state, identity, peer)
 
 
 def _examine_some(state: State, identity: str, peer: Peer) -> None:
-    """Has the next of what a peer forwarded examined, as many as it may have before the next tick.
+    """Has the next of what a peer forwarded examined, no more than may be in vain before the next tick; `on_examined`
+    goes on.
 
     One that was committed lately is no news, unless it comes again: then a peer still waits for it, which has not
     executed the block that held it and perhaps never will, while the application would admit it once more.
     """
-    room = EXAMINED_PER_TICK // len(state.group.validators) - peer.examined
-    chosen = [peer.forwarded.popleft() for _ in range(min(room, len(peer.forwarded)))]
-    peer.forwarded_bytes -= sum(map(len, chosen))
-    peer.examined += len(chosen)
-    news = tuple(t for t in chosen if not (state.pool.holds(t) or state.pool.forget(t)))
+    room, news = EXAMINED_IN_VAIN // len(state.group.validators) - peer.in_vain, list[bytes]()
+    while peer.forwarded and len(news) < room:
+        transaction = peer.forwarded.popleft()
+        peer.forwarded_bytes -= len(transaction)
+        if not (state.pool.holds(transaction) or state.pool.forget(transaction)):
+            news.append(transaction)
     if news:
-        state.do(Examine(news, again=False, peer=identity))
+        state.do(Examine(tuple(news), again=False, peer=identity))
 
 
 def on_examined(state: State, event: Examined) -> None:
@@ -71,16 +75,22 @@ def on_examined(state: State, event: Examined) -> None:
         # At once: `views` asks halfway to the end of its patience, and the next tick may be past that.
         state.outbox.extend(t for t in event.accepted if state.pool.holds(t))
         flush(state)
-    else:
-        for transaction in event.accepted:
-            _take(state, transaction, event.peer)
+        return
+    in_vain = len(event.refused) + sum(not _take(state, transaction) for transaction in event.accepted)
+    peer = state.peers.get(event.peer)
+    if peer is not None:
+        peer.in_vain += in_vain
+        if peer.forwarded:
+            _examine_some(state, event.peer, peer)
 
 
-def _take(state: State, transaction: bytes, peer: str) -> None:
+def _take(state: State, transaction: bytes) -> bool:
     try:
-        state.pool.add(transaction, state.clock.elapsed_ms, peer=peer, validators=len(state.group.validators))
+        state.pool.add(transaction, state.clock.elapsed_ms, ours=False)
     except Refused as refused:
         state.rejections[refused.code] += 1
+        return False
+    return True
 
 
 def flush(state: State) -> None:

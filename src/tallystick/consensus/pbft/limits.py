@@ -52,12 +52,12 @@ MAX_RECENT: Final = 65_536
 """Hashes of committed transactions remembered, 32 bytes each."""
 MAX_FORWARD_BYTES: Final = 512 * 1024
 """Transactions in one forward message."""
-EXAMINED_PER_TICK: Final = 512
-"""Transactions of peers that are examined between two ticks, in equal shares for all validators: one that forwards
-what nobody admits takes no more of our time than that."""
-MAX_FORWARDED: Final = 2 * MAX_BLOCK_TRANSACTIONS
-"""From one peer, that wait to be examined."""
-MAX_FORWARDED_BYTES: Final = 2 * 1024 * 1024
+EXAMINED_IN_VAIN: Final = 512
+"""Transactions of peers that are examined and not admitted between two ticks, in equal shares for all validators: one
+that forwards what nobody admits takes no more of our time than that."""
+MAX_FORWARDED: Final = 20_000
+"""From one peer, that wait to be examined: none of one that forwards what we admit."""
+MAX_FORWARDED_BYTES: Final = 8 * 1024 * 1024
 """Of these, together."""
 MAX_RECHECKED: Final = 256
 """Waiting transactions that are examined and forwarded again in one round."""

@@ -23,8 +23,6 @@ from tallystick.errors import Refused
 
 @dataclass
 class Waiting:
-    peer: str
-    """Who forwarded it; empty if it was submitted here."""
     patience_ms: int
     """How long it waits before it is looked at and forwarded again."""
     due_ms: int
@@ -38,8 +36,6 @@ class Pool:
     """By transaction, in order of arrival."""
     size: int = 0
     """Bytes of all waiting transactions."""
-    relayed: dict[str, tuple[int, int]] = field(default_factory=dict)
-    """By peer: how many transactions and bytes wait that it forwarded."""
     recent: dict[bytes, None] = field(default_factory=dict)
     """SHA-256 of those committed lately, oldest first: a late forward of one of these is no news."""
 
@@ -56,15 +52,11 @@ class Pool:
         self.recent.pop(name, None)
         return known
 
-    def add(self, transaction: bytes, now_ms: int, *, peer: str = "", validators: int = 1) -> bool:
+    def add(self, transaction: bytes, now_ms: int, *, ours: bool) -> bool:
         """Queues `transaction`; returns whether it was new.
 
-        Args:
-            peer: who forwarded it.
-            validators: how many there are. What one of them forwards gets a share of the pool, so that none fills it.
-
         Raises:
-            Refused: `bad_transaction_size`, `mempool_full` or `peer_share`.
+            Refused: `bad_transaction_size` or `mempool_full`.
         """
         if not 0 < len(transaction) <= MAX_TRANSACTION_BYTES:
             reason = f"transaction of {len(transaction)} bytes, 1 to {MAX_TRANSACTION_BYTES} are admitted"
@@ -73,14 +65,8 @@ class Pool:
             return False
         if len(self.waiting) >= MAX_POOL_TRANSACTIONS or self.size + len(transaction) > MAX_POOL_BYTES:
             raise Refused("mempool_full", f"{len(self.waiting)} transactions wait already; submit again later")
-        if peer:
-            count, size = self.relayed.get(peer, (0, 0))
-            count, size = count + 1, size + len(transaction)
-            if count * validators > MAX_POOL_TRANSACTIONS or size * validators > MAX_POOL_BYTES:
-                raise Refused("peer_share", f"{count - 1} transactions wait already that {peer[:12]} forwarded")
-            self.relayed[peer] = count, size
-        patience = RELAY_MS if peer else RECHECK_MS
-        self.waiting[transaction] = Waiting(peer, patience, now_ms + patience)
+        patience = RECHECK_MS if ours else RELAY_MS
+        self.waiting[transaction] = Waiting(patience, now_ms + patience)
         self.size += len(transaction)
         return True
 
@@ -122,14 +108,8 @@ class Pool:
             del self.recent[name]
 
     def drop(self, transaction: bytes) -> None:
-        entry = self.waiting.pop(transaction, None)
-        if entry is None:
-            return
-        self.size -= len(transaction)
-        if entry.peer:
-            count, size = self.relayed.pop(entry.peer)
-            if count > 1:
-                self.relayed[entry.peer] = count - 1, size - len(transaction)
+        if self.waiting.pop(transaction, None) is not None:
+            self.size -= len(transaction)
 
     def overdue(self, now_ms: int) -> tuple[bytes, ...]:
         """The oldest transactions whose patience has run out; each is not overdue again for as long."""

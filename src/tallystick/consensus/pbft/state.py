@@ -108,8 +108,8 @@ class Peer:
     forwarded: deque[bytes] = field(default_factory=deque)
     """Transactions that it forwarded and that are not examined yet."""
     forwarded_bytes: int = 0
-    examined: int = 0
-    """How many of them were, since the last tick."""
+    in_vain: int = 0
+    """How many of them were, since the last tick, and not admitted."""
     answers: int = 0
     """Answers we gave it in the current `ANSWERS_MS`."""
     reads: int = 0

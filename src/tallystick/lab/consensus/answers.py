@@ -1,7 +1,17 @@
 """What a simulated node's disk and application answer when its replica asks."""
 
 from tallystick.canon import chunks
-from tallystick.consensus.pbft.io import BlocksRead, BodyRead, ChunkRead, Outcome, ReadBlocks, ReadBody, ReadChunk
+from tallystick.consensus.pbft.io import (
+    BlocksRead,
+    BodyRead,
+    ChunkRead,
+    Outcome,
+    Persist,
+    ReadBlocks,
+    ReadBody,
+    ReadChunk,
+    VoteRecord,
+)
 from tallystick.lab.consensus.disk import Disk
 from tallystick.lab.consensus.replicated import Replicated
 
@@ -31,8 +41,9 @@ def read_chunk(disk: Disk, asked: ReadChunk) -> ChunkRead:
 
 
 def read_body(disk: Disk, asked: ReadBody) -> BodyRead:
-    disk.sync()
-    found = (vote.block for vote in disk.votes.values() if vote.height == asked.height and vote.digest == asked.digest)
+    staged = (write.record for write in disk.staged if isinstance(write, Persist))
+    votes = [*disk.votes.values(), *(record for record in staged if isinstance(record, VoteRecord))]
+    found = (vote.block for vote in votes if vote.height == asked.height and vote.digest == asked.digest)
     return BodyRead(asked.peer, asked.digest, max(found, default=b""))
 
 
