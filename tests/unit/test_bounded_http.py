@@ -1,6 +1,7 @@
 """What strangers can make the HTTP port hold, over real sockets."""
 
 import asyncio
+import socket
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -235,3 +236,10 @@ def test_many_that_wait_for_news_keep_their_connections_beyond_all_time_limits(t
         assert {(await worker.answer())[0] for worker in workers} == {200}
 
     run(tmp_path, story, seconds=0.3)
+
+
+def test_answers_do_not_wait_for_the_clients_delayed_acknowledgment() -> None:
+    with listen_http("http://127.0.0.1:0") as listening, socket.create_connection(listening.getsockname()):
+        accepted, _ = listening.accept()
+        with accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
