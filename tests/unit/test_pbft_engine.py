@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import uvloop
 from pbft_sockets import validators_at
 
 from tallystick.canon.identity import Key
@@ -177,7 +178,7 @@ def run_cluster(folder: Path, scenario: Callable[[Cluster], Coroutine[None, None
                 await cluster.stop(index)
             await asyncio.gather(*asyncio.all_tasks() - {asyncio.current_task()})
 
-    asyncio.run(limited())
+    uvloop.run(limited())
 
 
 def test_four_engines_execute_the_same_blocks_whoever_was_told_of_the_transactions(tmp_path: Path) -> None:

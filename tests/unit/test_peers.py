@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+import uvloop
 from pbft_sockets import validators_at
 
 from tallystick.canon.identity import Key
@@ -69,7 +70,7 @@ def on_loopback(scenario: Callable[[list[Validator]], Coroutine[None, None, None
             await scenario(validators_at(KEYS[:2], free_ports(2)))
         assert asyncio.all_tasks() == {asyncio.current_task()}
 
-    asyncio.run(limited())
+    uvloop.run(limited())
 
 
 async def dial(key: Key, validator: Validator) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
@@ -200,26 +201,36 @@ def test_a_peer_that_died_is_reached_again_when_it_is_back() -> None:
     on_loopback(scenario)
 
 
+class Listener(asyncio.Protocol):
+    """Hands on what it hears."""
+
+    def __init__(self, heard: asyncio.Queue[bytes]) -> None:
+        self._heard = heard
+
+    def data_received(self, data: bytes) -> None:
+        self._heard.put_nowait(data)
+
+
 def test_a_validator_that_answers_at_anothers_address_is_not_talked_to() -> None:
     async def scenario(validators: list[Validator]) -> None:
         here, there = validators
         misled = Side(A, [here, Validator(KEYS[2].identity, there.address, make_certificate(KEYS[2])), there])
-        silent: asyncio.Queue[bool] = asyncio.Queue()
-
-        async def listen(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            wordless = await closed(reader)
-            await hang_up(writer)
-            silent.put_nowait(wordless)
-
-        context = server_context(B, [here.certificate])
-        server = await asyncio.start_server(listen, *split_address(there.address), ssl=context)
-        async with running(misled):
-            assert await silent.get(), "it hangs up without a word"
-            assert misled.peers.rejections == {"wrong_peer": 1}
-            assert misled.reached.get_nowait() == B.identity
-            assert misled.peers.connected == (B.identity,)
-        assert await silent.get()
-        server.close()
+        heard: asyncio.Queue[bytes] = asyncio.Queue()
+        context, loop = server_context(B, [here.certificate]), asyncio.get_running_loop()
+        server = await loop.create_server(lambda: Listener(heard), *split_address(there.address), ssl=context)
+        try:
+            async with running(misled):
+                assert await misled.reached.get() == B.identity
+                while not misled.peers.rejections:  # noqa: ASYNC110  # nothing tells
+                    await asyncio.sleep(0)
+                assert set(misled.peers.rejections) == {"wrong_peer"}
+                assert misled.peers.connected == (B.identity,)
+                misled.peers.broadcast(b"x")
+                misled.peers.flush()
+                assert await heard.get() == (1).to_bytes(4) + b"x"
+            assert heard.empty(), "B was told once, and nobody else"
+        finally:
+            server.close()
 
     on_loopback(scenario)
 
