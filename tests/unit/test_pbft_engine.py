@@ -171,12 +171,17 @@ class Cluster:
 def run_cluster(folder: Path, scenario: Callable[[Cluster], Coroutine[None, None, None]]) -> None:
     async def limited() -> None:
         cluster = Cluster(folder)
-        async with asyncio.timeout(SECONDS):
-            await scenario(cluster)
-            assert len({ledger.snapshot() for i, ledger in cluster.ledgers.items() if i in cluster.tasks}) <= 1
-            for index in list(cluster.tasks):
-                await cluster.stop(index)
-            await asyncio.gather(*asyncio.all_tasks() - {asyncio.current_task()})
+        try:
+            async with asyncio.timeout(SECONDS):
+                await scenario(cluster)
+                assert len({ledger.snapshot() for i, ledger in cluster.ledgers.items() if i in cluster.tasks}) <= 1
+                for index in list(cluster.tasks):
+                    await cluster.stop(index)
+                await asyncio.gather(*asyncio.all_tasks() - {asyncio.current_task()})
+        except TimeoutError:
+            for index, task in cluster.tasks.items():
+                print(index, task, cluster.engines[index].status(), sep="\n")
+            raise
 
     uvloop.run(limited())
 
