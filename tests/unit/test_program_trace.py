@@ -175,6 +175,11 @@ def test_a_program_does_not_depend_on_weights_nor_on_how_the_example_lies_in_mem
     assert encode_program(programs[0]) == encode_program(programs[1])
 
 
+def test_a_model_without_values_gives_the_program_of_one_with_values() -> None:
+    """On the meta device, where a model too large for this machine can be traced."""
+    assert encode_program(traced(perceptron().to("meta"))) == encoded()
+
+
 def test_tracing_changes_neither_the_model_nor_the_random_state() -> None:
     model = perceptron()
     before = {name: value.clone() for name, value in model.state_dict().items()}

@@ -103,9 +103,9 @@ def _require_no_gradient_hooks(model: nn.Module) -> None:
 
 
 def _require_finite(tensors: Tensors) -> None:
-    """As in every state of a training."""
+    """As in every state of a training. A tensor on the meta device has no values."""
     for name, value in tensors.items():
-        if value.is_floating_point() and not bool(value.isfinite().all()):
+        if value.is_floating_point() and not value.is_meta and not bool(value.isfinite().all()):
             way_out = "hold a mask as bool and use masked_fill, or make it in forward"
             raise Refused(
                 "unsupported_model", f"model: {name} holds an infinity or a NaN, which no state may; {way_out}"
