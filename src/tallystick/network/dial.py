@@ -210,7 +210,8 @@ class Validators:
                 if len(data) > limit:
                     raise Refused("too_large", f"{url}: the reply is over {limit} bytes")
         if response.status_code >= 500:
-            raise httpx.HTTPStatusError("the validator failed", request=response.request, response=response)
+            said = f"{response.status_code} {response.reason_phrase}"
+            raise httpx.HTTPStatusError(said, request=response.request, response=response)
         if response.status_code != 200:
             failure = _decode(bytes(data), views.Failure, url)
             raise Refused(failure.code, failure.reason)
