@@ -44,7 +44,7 @@ FOUND_BY = {
     "nobody_catches_up": 0,
     "requests_forgotten_by_a_new_view": 155,
     "proposals_below_the_base_of_the_view": 59,
-    "queue_outlives_a_transfer": 12,
+    "queue_outlives_a_transfer": 204,
 }
 SEARCHED = 40
 
