@@ -23,7 +23,7 @@ import msgspec
 from tallystick.errors import Refused
 from tallystick.ledger.events import Event, Result
 from tallystick.ledger.state import State, dump_state, load_state
-from tallystick.network.tables import DamagedError, Row, blaming, seal_of
+from tallystick.network.tables import DamagedError, Row, blaming, seal_of, sealed_rows
 from tallystick.network.views import EventView, TransactionView
 
 SNAPSHOT_INTERVAL: Final = 64
@@ -94,7 +94,7 @@ class Journal:
     def restore(self) -> State | None:
         """The last snapshot, or None; drops everything that came after it."""
         with blaming(self.path):
-            found = [row[1:] for row in self._read("snapshot", "SELECT * FROM snapshot")]
+            found = [row[1:] for row in self._read("snapshot")]
             height, rows, data = found[0] if found else (0, 0, None)
             self._drop_above(height)
             if self._rows != rows:
@@ -151,17 +151,12 @@ class Journal:
 
     def events(self, after: int) -> list[EventView]:
         """Events with a number above `after`, oldest first."""
-        query = "SELECT * FROM event WHERE sequence > ? ORDER BY sequence LIMIT ?"
         with blaming(self.path):
-            rows = list(self._read("event", query, after, MAX_EVENTS))
+            rows = list(self._read("event", "WHERE sequence > ? ORDER BY sequence LIMIT ?", after, MAX_EVENTS))
         return [EventView(sequence, height, msgspec.Raw(body)) for sequence, height, body in rows]
 
-    def _read(self, table: str, query: str, *values: int) -> Iterator[Row]:
-        """Rows without their seals, which are checked."""
-        for *row, seal in self._db.execute(query, values):
-            if seal != seal_of(table, row):
-                raise DamagedError(self.path, f"a row of `{table}` ({row[0]}) is not what was written")
-            yield tuple(row)
+    def _read(self, table: str, which: str = "", *values: int) -> Iterator[Row]:
+        return sealed_rows(self._db, self.path, table, which, *values)
 
     def _remember(self, name: bytes, outcome: Outcome) -> None:
         """The first result of a transaction stays: one that comes again is refused as stale, which says nothing."""
@@ -194,7 +189,7 @@ class Journal:
         self._db.execute("DELETE FROM results WHERE height > ?", (height,))
         self._db.execute("DELETE FROM event WHERE height > ?", (height,))
         self._outcomes, self._rows = {}, 0
-        for row in self._read("results", "SELECT * FROM results ORDER BY height"):
+        for row in self._read("results", "ORDER BY height"):
             self._rows += 1
             for name, outcome in _outcomes(*row):
                 self._remember(name, outcome)

@@ -171,11 +171,8 @@ class Tables(Generic[S]):
         self.change(_insertion(how, table, row), *row, seal_of(table, row))
 
     def rows(self, table: str, which: str = "", *values: Any) -> Iterator[Row]:
-        """Rows of `table`, checked and without their seals; `which` is the end of the query."""
-        for *row, seal in self._db.execute(f"SELECT * FROM {table} {which}", values):  # noqa: S608  # our own names
-            if seal != seal_of(table, row):
-                raise DamagedError(self.path, f"a row of `{table}` ({row[0]}) is not what was written")
-            yield tuple(row)
+        """As `sealed_rows` of this file."""
+        return sealed_rows(self._db, self.path, table, which, *values)
 
     def least(self, table: str, column: str) -> int | None:
         """The smallest value in a column; None if the table is empty."""
@@ -280,6 +277,18 @@ def blaming(path: Path) -> Iterator[None]:
         raise DamagedError(path, str(error)) from None
     except OSError as error:
         raise StoreError(f"{error.filename or path}: {error.strerror}; is the disk full?") from None
+
+
+def sealed_rows(db: sqlite3.Connection, path: Path, table: str, which: str = "", *values: Any) -> Iterator[Row]:
+    """Rows of `table`, checked and without their seals; `which` is the end of the query.
+
+    Raises:
+        DamagedError: one is not what was written.
+    """
+    for *row, seal in db.execute(f"SELECT * FROM {table} {which}", values):  # noqa: S608  # our own names
+        if seal != seal_of(table, row):
+            raise DamagedError(path, f"a row of `{table}` ({row[0]}) is not what was written")
+        yield tuple(row)
 
 
 def owner_of(path: Path) -> str | None:
