@@ -44,9 +44,15 @@ typedef struct {
 static int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 static int64_t lesser(int64_t a, int64_t b) { return a < b ? a : b; }
 
+/* Of a panel with so many terms. */
+static int64_t steps_of(const Product *p, int64_t terms) {
+    const int multiple = p->loops->step_multiple;
+    return ceil_div(terms, p->loops->step_terms * multiple) * multiple;
+}
+
 static void plan_operand(Operand *o, Bump *bump, const Product *p) {
-    const int planes = p->fast ? 1 : PLANES;
-    const int64_t steps = ceil_div(p->k_block, 2);
+    const int planes = p->loops->planes[p->fast];
+    const int64_t steps = steps_of(p, p->k_block);
     o->plane_stride = ceil_div(steps * o->lanes + SPILL, 16) * 16;
     o->panel_stride = planes * o->plane_stride;
     const int64_t panels = BLOCK_BYTES / (o->panel_stride * (int64_t)sizeof(int32_t));
@@ -98,7 +104,7 @@ static void pack_panel(const Product *p, const Operand *o, int64_t i) {
 
 static void pack_task(void *context, int64_t i) {
     const Product *p = context;
-    const int64_t left = ceil_div(p->a.count, TILE_ROWS);
+    const int64_t left = ceil_div(p->a.count, p->a.lanes);
     if (i < left) {
         pack_panel(p, &p->a, i);
     } else {
@@ -108,10 +114,10 @@ static void pack_task(void *context, int64_t i) {
 
 static void multiply_tile(const Product *p, int64_t row, int64_t column) {
     Tile tile;
-    const int rows = (int)lesser(TILE_ROWS, p->a.count - row), lanes = (int)lesser(TILE_LANES, p->b.count - column);
-    const int32_t *a = p->a.panels + row / TILE_ROWS * p->a.panel_stride;
+    const int rows = (int)lesser(p->a.lanes, p->a.count - row), lanes = (int)lesser(TILE_LANES, p->b.count - column);
+    const int32_t *a = p->a.panels + row / p->a.lanes * p->a.panel_stride;
     const int32_t *b = p->b.panels + column / TILE_LANES * p->b.panel_stride;
-    const TileOperands operands = {p->fast, (int)((p->k_count + 1) / 2), rows, lanes,
+    const TileOperands operands = {p->fast, (int)steps_of(p, p->k_count), rows, lanes,
                                    {a, a + p->a.plane_stride, a + 2 * p->a.plane_stride}, NULL,
                                    {b, b + p->b.plane_stride, b + 2 * p->b.plane_stride}, NULL};
     p->loops->product(&operands, &tile);
@@ -132,13 +138,15 @@ static void multiply_tile(const Product *p, int64_t row, int64_t column) {
 static void multiply_task(void *context, int64_t i) {
     const Product *p = context;
     const int64_t first = i / p->columns * p->group, column = i % p->columns * TILE_LANES;
-    const int64_t last = lesser(first + p->group, ceil_div(p->a.count, TILE_ROWS));
-    for (int64_t panel = first; panel < last; panel++) multiply_tile(p, panel * TILE_ROWS, column);
+    const int64_t last = lesser(first + p->group, ceil_div(p->a.count, p->a.lanes));
+    if (p->loops->enter) p->loops->enter();
+    for (int64_t panel = first; panel < last; panel++) multiply_tile(p, panel * p->a.lanes, column);
+    if (p->loops->leave) p->loops->leave();
 }
 
 /* One block of the result over one block of terms; `p` is the thread's own copy. */
 static void multiply_block(Product *p, Phase *phases) {
-    const int64_t left = ceil_div(p->a.count, TILE_ROWS);
+    const int64_t left = ceil_div(p->a.count, p->a.lanes);
     p->columns = ceil_div(p->b.count, TILE_LANES);
     const int64_t fitting = GROUP_BYTES / (p->a.panel_stride * (int64_t)sizeof(int32_t));
     const int64_t shared = ceil_div(left * p->columns, 4 * p->threads);
@@ -210,13 +218,13 @@ int ts_matmul(const int64_t *sizes, const int64_t *strides, const float *a, cons
     const int64_t count = sizes[0], m = sizes[1], k = sizes[2], n = sizes[3];
     Batch batch = {.count = count, .a_stride = strides[0], .b_stride = strides[3], .result_stride = m * n};
     Product *p = &batch.product;
-    p->loops = ts_tile_loops();
+    p->loops = ts_matrix_loops();
     p->bits = bits;
     p->fast = bits <= 13;
     p->k = k;
     p->result = result;
     p->result_stride = n;
-    p->a.lanes = TILE_ROWS;
+    p->a.lanes = p->loops->rows;
     p->b.lanes = TILE_LANES;
     p->a.source = (Source){a, m, k, strides[1], strides[2], NULL, NULL};
     p->b.source = (Source){b, n, k, strides[5], strides[4], NULL, NULL};

@@ -16,6 +16,17 @@
 #define TS_X86 0
 #endif
 
+/* Linux gives a process the unit when asked; the instructions came with GCC 11 and Clang 12. */
+#if TS_X86 && defined(__x86_64__) && defined(__linux__)
+#if defined(__clang__)
+#define TS_AMX (__clang_major__ >= 12)
+#else
+#define TS_AMX (__GNUC__ >= 11)
+#endif
+#else
+#define TS_AMX 0
+#endif
+
 /* 2: AVX-512, 1: AVX2, 0: whatever the compiler was told to build for. */
 static inline int ts_simd_level(void) {
 #if TS_X86

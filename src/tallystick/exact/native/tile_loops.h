@@ -321,8 +321,18 @@ TS_TARGET static void TS_NAME(peaks)(const Source *s, int64_t first, int64_t las
 }
 
 static const TileLoops TS_NAME(loops) = {
-    TS_NAME(product), TS_NAME(finish),    TS_NAME(accumulate), TS_NAME(finish_sums),
-    TS_NAME(pack),    TS_NAME(pair_rows), TS_NAME(single_row), TS_NAME(peaks),
+    .rows = TILE_ROWS,
+    .planes = {PLANES, 1},
+    .step_terms = 2,
+    .step_multiple = 1,
+    .product = TS_NAME(product),
+    .finish = TS_NAME(finish),
+    .accumulate = TS_NAME(accumulate),
+    .finish_sums = TS_NAME(finish_sums),
+    .pack = TS_NAME(pack),
+    .pair_rows = TS_NAME(pair_rows),
+    .single_row = TS_NAME(single_row),
+    .peaks = TS_NAME(peaks),
 };
 
 #undef TS_INLINE

@@ -1,4 +1,5 @@
 /* tile_loops.h for each instruction set, and the choice between them. */
+#define _DEFAULT_SOURCE
 #include "tiles.h"
 
 #include <string.h>
@@ -66,14 +67,22 @@ static inline void transpose_scalar(const float *from, int64_t stride, float *to
 #if TS_X86
 #include "tiles_x86.h"
 #endif
+#if TS_AMX
+#include "tiles_amx.h"
+#endif
 
-static int limit = 3;
+enum { HIGHEST = 4 };
+
+static int limit = HIGHEST;
 
 static int level(void) {
     int found = 0;
 #if TS_X86
     found = ts_simd_level();
     if (found == 2 && __builtin_cpu_supports("avx512vnni")) found = 3;
+#endif
+#if TS_AMX
+    if (found == 3 && limit >= 4 && amx_usable()) found = 4;
 #endif
     return found < limit ? found : limit;
 }
@@ -86,12 +95,20 @@ int ts_limit_level(int value) {
 const TileLoops *ts_tile_loops(void) {
 #if TS_X86
     switch (level()) {
+        case 4:
         case 3: return &loops_vnni;
         case 2: return &loops_avx512;
         case 1: return &loops_avx2;
     }
 #endif
     return &loops_portable;
+}
+
+const TileLoops *ts_matrix_loops(void) {
+#if TS_AMX
+    if (level() == 4) return &loops_amx;
+#endif
+    return ts_tile_loops();
 }
 
 static float power_of_two(int exponent) {

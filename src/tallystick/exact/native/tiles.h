@@ -16,7 +16,9 @@ enum {
     PLANES = 3,
     BLOCK_STEPS = 1008, /* of one call; the int32 results stay below 2^31: 2 * 1008 * 2^20 */
     WIDEN_STEPS = 15,   /* 2 * 15 * 2^26 + 2^16 < 2^31 */
-    SPILL = 16          /* int32 entries that writing a panel may touch behind it */
+    SPILL = 16,         /* int32 entries that writing a panel may touch behind it */
+    WEIGHTS = 5,        /* what follows is for AMX (tiles_amx.h) */
+    DIGIT_ROWS = 16
 };
 
 typedef struct {
@@ -30,9 +32,10 @@ typedef struct {
 } TileOperands;
 
 /* The sums, as three int32 pieces. full: q1*q1, q0*q0, (q0+q1)*(q0+q1), the last modulo 2^32.
- * fast: the sum is [0] * 2^16 + [1]. */
-typedef struct {
+ * fast: the sum is [0] * 2^16 + [1]. By digits: sums of weight 2^(7 * i), in `fast` [3] has the weight of [1]. */
+typedef union {
     int32_t piece[PLANES][TILE_ROWS][TILE_LANES] __attribute__((aligned(64)));
+    int32_t weight[WEIGHTS][DIGIT_ROWS][TILE_LANES] __attribute__((aligned(64)));
 } Tile;
 
 /* A float32 matrix [outer][k] by strides (in entries), with 2^-unit of each outer index as a product of two floats,
@@ -44,6 +47,13 @@ typedef struct {
 } Source;
 
 typedef struct {
+    int rows;          /* of a left panel; a right one has TILE_LANES lanes */
+    int planes[2];     /* in full, in fast */
+    int step_terms;    /* terms that a step holds */
+    int step_multiple; /* of which the number of steps in a panel is a multiple */
+    /* Before the first product of a thread's piece of work, and behind the last; may be NULL. */
+    void (*enter)(void);
+    void (*leave)(void);
     void (*product)(const TileOperands *operands, Tile *tile);
     /* result[row * stride + lane] = the sums times row_unit[row] * lane_unit[lane], as canonical float32. */
     void (*finish)(const Tile *tile, int fast, int rows, int lanes, const double *row_unit, const double *lane_unit,
@@ -53,7 +63,7 @@ typedef struct {
     /* As finish, from accumulated sums. */
     void (*finish_sums)(const int64_t *sums, int64_t sums_stride, int rows, int lanes, const double *row_unit,
                         const double *lane_unit, float *result, int64_t stride);
-    /* Writes `lanes` (TILE_ROWS or TILE_LANES) outer indices from `first`, terms k0 .. k0 + count - 1,
+    /* Writes `lanes` (`rows` or TILE_LANES) outer indices from `first`, terms k0 .. k0 + count - 1,
      * as one panel for each plane, `plane_stride` entries apart. Lanes beyond the source's end hold anything. */
     void (*pack)(const Source *source, int fast, int64_t first, int lanes, int64_t k0, int64_t count, int32_t *panel,
                  int64_t plane_stride);
@@ -67,9 +77,11 @@ typedef struct {
     void (*peaks)(const Source *source, int64_t first, int64_t last, int32_t *peak);
 } TileLoops;
 
+/* For products of 16-bit halves, in the layout above; what is fastest for whole matrices may have one of its own. */
 const TileLoops *ts_tile_loops(void);
+const TileLoops *ts_matrix_loops(void);
 
-/* 3: AVX-512 with VNNI, 2: AVX-512, 1: AVX2, 0: portable. For tests: limits what is used to `level`, and returns what
+/* 4: AMX for matrices, 3: AVX-512 with VNNI, 2: AVX-512, 1: AVX2, 0: portable. For tests: limits what is used to `level`, and returns what
  * is in use then. */
 int ts_limit_level(int level);
 
