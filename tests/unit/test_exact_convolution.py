@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from exact_levels import LEVELS, computing, dot, patterns, wide_numbers
+from exact_levels import HIGHEST, LEVELS, computing, dot, patterns, wide_numbers
 from reference import fractional as reference
 from tallystick.errors import NonFiniteError, Refused
 from tallystick.exact import convolution as exact
@@ -154,7 +154,7 @@ LARGER = [
 def test_compiled_kernels_have_the_bits_of_float64(case: Case, bits: int) -> None:
     operands = case.operands(17, spread=12)
     expected = by_float64(case, *operands, bits)
-    for level, threads in [*((level, 1) for level in LEVELS), (3, 2), (3, 3)]:
+    for level, threads in [*((level, 1) for level in LEVELS), (HIGHEST, 2), (HIGHEST, 3)]:
         with computing(level, threads, flush=threads == 2):
             got = compiled(case, *operands, bits)
         same = [torch.equal(patterns(x), patterns(y)) for x, y in zip(got, expected, strict=True)]

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from exact_levels import LEVELS, computing, dot, patterns, wide_numbers
+from exact_levels import HIGHEST, LEVELS, computing, dot, patterns, wide_numbers
 from reference import fractional as reference
 from tallystick.errors import NonFiniteError, Refused
 from tallystick.exact.products import (
@@ -116,7 +116,7 @@ def test_stacks_of_matrices_are_multiplied_one_by_one(bits: int, threads: int) -
     ]:
         a, b = wide_numbers(3, *shape_a, low=-5, high=5), wide_numbers(4, *shape_b, low=-5, high=5)
         expected = patterns(scaled_product(a, b, bits, float64_product))
-        with computing(3, threads):
+        with computing(HIGHEST, threads):
             assert torch.equal(patterns(matmul(a, b, bits)), expected)
             swapped = a.transpose(0, 1).contiguous().transpose(0, 1)
             assert torch.equal(patterns(matmul(swapped, b, bits)), expected)
@@ -128,7 +128,7 @@ def test_the_number_of_threads_changes_no_bit(m: int, k: int, n: int, threads: i
     a, b = wide_numbers(5, m, k, low=-3, high=3), wide_numbers(6, k, n, low=-3, high=3)
     for bits in PROFILES:
         expected = patterns(scaled_product(a, b, bits, float64_product))
-        with computing(3, threads):
+        with computing(HIGHEST, threads):
             assert torch.equal(patterns(matmul(a, b, bits)), expected)
 
 

@@ -6,6 +6,8 @@ from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 from typing import Final
 
+import torch
+
 
 def load(folder: Path) -> tuple[ctypes.CDLL | None, str]:
     """The library in `folder`, if it can be loaded; and which kernels run, in words."""
@@ -22,6 +24,20 @@ def load(folder: Path) -> tuple[ctypes.CDLL | None, str]:
     return None, f"PyTorch alone ({why})"
 
 
+def share_threads(library: ctypes.CDLL) -> bool:
+    """Lets the kernels run on the threads of torch's OpenMP runtime (threads.h); False where it cannot be found."""
+    for name in ("libtorch_cpu.so", "libtorch_cpu.dylib"):
+        path = Path(torch.__file__).parent / "lib" / name
+        if path.exists():
+            team = getattr(ctypes.CDLL(str(path)), "GOMP_parallel", None)  # looks in what it is linked to as well
+            if team is not None:
+                library.ts_share_team(ctypes.cast(team, ctypes.c_void_p))
+                return True
+    return False
+
+
 _LOADED: Final = load(Path(__file__).parent)
 LIBRARY: Final = _LOADED[0]
 IN_USE: Final = _LOADED[1]
+THREADS_SHARED: Final = LIBRARY is not None and share_threads(LIBRARY)
+"""Whether the kernels have more than one thread."""
