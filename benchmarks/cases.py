@@ -20,8 +20,9 @@ from tallystick.program.graph import INTEGER_BITS, Profile, StepProgram
 from tallystick.program.optimizers import SGD, Tensors
 from tallystick.program.schedule import ConstantRate, Rate
 from tallystick.program.spec import DataSet, TrainingSpec
+from tallystick.program.tensors import to_entries
 from tallystick.program.trace import Loss, specs, trace
-from tallystick.program.training import Training, initial_state, prepare_training, train_step
+from tallystick.program.training import Training, contribution, initial_state, prepare_training, train_step
 
 SEED: Final = 7
 MOMENTUM: Final = 0.9
@@ -178,13 +179,20 @@ def _takes_bits() -> bool:
 
 
 def require_path(path: str) -> None:
-    """Refuses `native` where there is no native library, and `float64` where it is still switched on."""
+    """Refuses compiled kernels where there are none, and `float64` where they are still switched on."""
     try:
         native: Any = importlib.import_module("tallystick.exact.native")
         library = getattr(native, "LIBRARY", None)
     except ModuleNotFoundError:
         library = None
-    if path == "native" and library is None:
+    if path != "float64" and library is None:
         raise NotSupportedError("there is no native library here")
     if path == "float64" and library is not None:
         raise NotSupportedError("the native library is not switched off")
+
+
+def contribution_bytes(workload: Workload, program: StepProgram) -> tuple[int, int]:
+    """What a worker sends for one micro-batch, and what float32 gradients would take."""
+    training, state = started(built(workload), program, workload.records(), ConstantRate(workload.rate))
+    gradients = sum(state[f"parameter/{name}"].nbytes for name in training.parameters)
+    return len(to_entries(contribution(training, state, 0, 0))), gradients

@@ -2,9 +2,9 @@
 
     python -m benchmarks.exact [--json FILE] [--threads N] [--only PATTERN] [--repeats N]
 
-`native` is the compiled library, with the best unit that the processor has; `float64` is the same arithmetic in
-PyTorch alone, with the library switched off. The bars of `native` are for processors with an integer dot product; where
-there is none, it has the bar of `float64`.
+`native` is the compiled library, with the best unit that the processor has; `no int8 unit` the same library on a
+processor that has no integer dot product, or kept from using it; `float64` is the same arithmetic in PyTorch alone,
+with the library switched off. The bars of `native` are for processors with an integer dot product.
 """
 
 import argparse
@@ -20,12 +20,13 @@ from typing import Any, Final
 
 import torch
 
-from benchmarks.cases import NAMES
+from benchmarks.cases import NAMES, PRODUCT
 from benchmarks.measuring import OURS, PLAIN
 from benchmarks.report import Row, cpu_flags, middle_and_spread, missing_row, progress, publish, ratio_row
 
 PROFILES: Final = ("full", "fast")
-PATHS: Final = ("native", "float64")
+PATHS: Final = {"native": "1", "no int8 unit": "avx512", "float64": "0"}
+"""And what TALLYSTICK_NATIVE is for each."""
 TIME_BARS: Final = {
     ("product", "full"): 1.6,
     ("product", "fast"): 0.9,
@@ -40,6 +41,7 @@ TIME_BARS: Final = {
 DOT_PRODUCTS: Final = frozenset({"avx512_vnni", "avx_vnni", "asimddp"})
 NO_DOT_PRODUCT_BAR: Final = 3.0
 MEMORY_BAR: Final = 2.0
+BYTES_BAR: Final = 1.01
 CHILD_LIMIT_S: Final = 900
 
 
@@ -47,7 +49,7 @@ def measure(what: str, case: str, profile: str, path: str, threads: int, last: s
     """Runs one measurement in a fresh process; a failure is a reason, like any other."""
     command = [sys.executable, "-m", "benchmarks.measuring"]
     arguments = [what, case, profile, path, str(threads), last, str(program)]
-    environment = os.environ | {"TALLYSTICK_NATIVE": "1" if path == "native" else "0"}
+    environment = os.environ | {"TALLYSTICK_NATIVE": PATHS[path]}
     try:
         done = subprocess.run(
             [*command, *arguments],
@@ -67,10 +69,9 @@ def measure(what: str, case: str, profile: str, path: str, threads: int, last: s
 
 
 def rows_of(case: str, profile: str, path: str, threads: int, repeats: int) -> Iterator[Row]:
-    """Time against every baseline, then peak memory."""
+    """Time against every baseline, then peak memory; and once for each model the bytes that a worker sends."""
     label = f"{NAMES[case]}, {profile}, {path}"
-    with_unit = path == "native" and not DOT_PRODUCTS.isdisjoint(cpu_flags())
-    bar = TIME_BARS[case, profile] if with_unit else NO_DOT_PRODUCT_BAR
+    bar = TIME_BARS[case, profile] if path == "native" else NO_DOT_PRODUCT_BAR
     with tempfile.TemporaryDirectory() as folder:
         program = Path(folder) / "program.json"
         timing = measure("time", case, profile, path, threads, str(repeats), program)
@@ -84,16 +85,23 @@ def rows_of(case: str, profile: str, path: str, threads: int, repeats: int) -> I
             yield ratio_row(label, "ms", ours, theirs, name, bar if name == PLAIN else None, note)
         peaks = [measure("memory", case, profile, path, threads, side, program) for side in (OURS, PLAIN)]
         reasons = [peak["reason"] for peak in peaks if "reason" in peak]
-        label = f"{label}: peak memory"
         if reasons:
-            yield missing_row(label, "MiB", PLAIN, MEMORY_BAR, f"not measured: {reasons[0]}")
+            yield missing_row(f"{label}: peak memory", "MiB", PLAIN, MEMORY_BAR, f"not measured: {reasons[0]}")
         else:
-            yield ratio_row(label, "MiB", peaks[0]["peak"], peaks[1]["peak"], PLAIN, MEMORY_BAR)
+            yield ratio_row(f"{label}: peak memory", "MiB", peaks[0]["peak"], peaks[1]["peak"], PLAIN, MEMORY_BAR)
+        if case != PRODUCT and (profile, path) == ("full", paths_here()[0]):
+            sent = measure("bytes", case, profile, path, threads, "-", program)
+            yield ratio_row(f"{label}: gradients sent", "bytes", sent[OURS], sent[PLAIN], "float32", BYTES_BAR)
+
+
+def paths_here() -> list[str]:
+    """`native` is `no int8 unit` on a processor without one."""
+    return [path for path in PATHS if path != "native" or not DOT_PRODUCTS.isdisjoint(cpu_flags())]
 
 
 def chosen_cases(only: str) -> list[tuple[str, str, str]]:
     """Case, profile and path of everything whose name, such as "mlp,full,native", has or matches `only`."""
-    every = [(case, profile, path) for case in NAMES for profile in PROFILES for path in PATHS]
+    every = [(case, profile, path) for case in NAMES for profile in PROFILES for path in paths_here()]
     return [parts for parts in every if fnmatch.fnmatch(",".join(parts), f"*{only}*")]
 
 

@@ -2,10 +2,12 @@
 
     python -m benchmarks.measuring time   CASE PROFILE PATH THREADS REPEATS PROGRAM
     python -m benchmarks.measuring memory CASE PROFILE PATH THREADS SIDE    PROGRAM
+    python -m benchmarks.measuring bytes  CASE PROFILE PATH THREADS -       PROGRAM
 
 `time` runs ours and the baselines in turn, so that whatever else the machine does hits all of them alike. `memory` runs
 one side only; the program comes from the file that `time` left, so tracing does not count. Its figure is the peak
-resident size over three runs, less the resident size once everything is imported and has run on a tiny example.
+resident size over three runs, less the resident size once everything is imported and has run on a tiny example. `bytes`
+is what a worker sends for one micro-batch.
 """
 
 import json
@@ -125,6 +127,9 @@ def main() -> None:
         cases.require_path(path)
         if what == "time":
             result = {"samples": time_sides(case, chosen, int(threads), int(last), Path(program))}
+        elif what == "bytes":
+            step = decode_program(Path(program).read_bytes())
+            result = dict(zip((OURS, PLAIN), cases.contribution_bytes(cases.WORKLOADS[case], step), strict=True))
         else:
             result = {"peak": peak_of(case, chosen, last, Path(program))}
     except TallystickError as error:

@@ -30,7 +30,7 @@ with atheris.instrument_imports(include=["tallystick", "msgspec", "safetensors"]
     from tallystick.network.disputes import wire
     from tallystick.program.graph import decode_program
     from tallystick.program.spec import decode_spec, encode_spec
-    from tallystick.program.tensors import from_blob, to_blob
+    from tallystick.program.tensors import from_blob, from_entries, to_blob, to_entries
     from tallystick.program.training import state_specs
     from tallystick.proof import commitment, manifest
     from tallystick.proof.attestation import open_envelope
@@ -53,6 +53,7 @@ DECODERS: Final[dict[str, Decode]] = {
     "abci-request": lambda data: unwrap(REQUESTS, data),
     "checkpoint": lambda data: state.decode_checkpoint(data, "fuzz"),
     "commitment": behind(commitment.DOMAIN, commitment.open_commitment),
+    "entries": lambda data: from_entries(data, SPECS, "fuzz"),
     "envelope": lambda data: open_envelope(data, PUBLIC),
     "genesis": load_genesis,
     "ledger-state": load_state,
@@ -84,6 +85,7 @@ def seeds() -> list[bytes]:
         run.program,
         to_json(sample().commitment()),
         to_blob(run.initial),
+        to_entries(run.initial),
     ]
 
 

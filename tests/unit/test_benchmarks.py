@@ -80,7 +80,7 @@ def test_the_transformer_does_not_look_ahead() -> None:
 
 
 def test_cases_are_chosen_by_pattern() -> None:
-    assert exact.chosen_cases("mlp,full,native") == [("mlp", "full", "native")]
-    assert len(exact.chosen_cases("")) == 16 and len(exact.chosen_cases("product")) == 4
+    assert exact.chosen_cases("mlp,full,float64") == [("mlp", "full", "float64")]
+    assert len(exact.chosen_cases("")) == 8 * len(exact.paths_here()) == 4 * len(exact.chosen_cases("product"))
     assert not exact.chosen_cases("nothing")
     assert all((case, profile) in exact.TIME_BARS for case, profile, _ in exact.chosen_cases(""))

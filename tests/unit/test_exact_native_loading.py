@@ -36,6 +36,18 @@ def test_where_nothing_was_compiled_or_it_is_switched_off_that_is_said(
     assert native.load(Path(native.__file__).parent) == (None, "PyTorch alone (TALLYSTICK_NATIVE=0)")
 
 
+@pytest.mark.skipif(native.LIBRARY is None, reason="no compiled kernels: there is nothing to keep from a unit")
+def test_products_can_be_kept_from_a_unit_that_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = Path(native.__file__).parent
+    with monkeypatch.context() as changed:
+        changed.setenv("TALLYSTICK_NATIVE", "portable")
+        assert native.load(folder)[1] == "compiled kernels (any processor)"
+        changed.setenv("TALLYSTICK_NATIVE", "avx3")
+        with pytest.raises(ValueError, match=r"TALLYSTICK_NATIVE=avx3: there is 0, 1, portable, avx2, .*amx"):
+            native.load(folder)
+    assert native.load(folder)[1] == native.IN_USE
+
+
 def test_a_library_of_another_architecture_passes_the_selftest_by_pytorch_alone(tmp_path: Path) -> None:
     installed = Path(native.__file__).with_name(NAME)
     if not installed.exists() or sys.platform != "linux":

@@ -29,14 +29,13 @@ def test_parts_of_a_call_run_on_several_threads_at_once() -> None:
     assert native.LIBRARY is not None
     barrier_of_two, seen = torch.zeros(2, dtype=torch.bool), set()
 
-    @CFUNCTYPE(None, c_void_p, c_int, c_int)
     def meet(_context: None, part: int, parts: int) -> None:
         seen.add((part, parts))
         barrier_of_two[part] = True
         while not barrier_of_two.all():  # each waits for the other one
             pass
 
-    native.LIBRARY.ts_parallel(2, meet, None)
+    native.LIBRARY.ts_parallel(2, CFUNCTYPE(None, c_void_p, c_int, c_int)(meet), None)
     assert seen == {(0, 2), (1, 2)}
 
 

@@ -16,7 +16,7 @@ from tallystick.exact.rounding import SMALLEST
 from tallystick.program.optimizers import Tensors
 from tallystick.program.schedule import ConstantRate, rate_at
 from tallystick.program.spec import DataSet, TrainingSpec, decode_spec, encode_spec
-from tallystick.program.tensors import from_blob, to_blob
+from tallystick.program.tensors import from_blob, from_entries, to_blob, to_entries
 from tallystick.program.trace import specs
 from tallystick.program.training import (
     accuracy,
@@ -90,6 +90,34 @@ def test_states_and_contributions_have_the_shapes_that_are_announced() -> None:
     ):
         assert specs(tensors) == expected
         assert same(from_blob(to_blob(tensors), expected, "it"), tensors)
+        assert same(from_entries(to_entries(tensors), expected, "it"), tensors)
+
+
+def test_a_contribution_takes_the_bytes_of_float32_gradients_and_four_for_each_tensor() -> None:
+    training, state = start(perceptron(), records_of(50), size=4, micro_batches=3)
+    part = contribution(training, state, 0, 0)
+    gradients = sum(state[f"parameter/{name}"].nbytes for name in training.parameters)
+    about_scale = 4 * len(training.parameters) + 8  # a peak for each tensor, and the loss
+    assert len(to_entries(part)) == gradients + about_scale
+
+
+@pytest.mark.parametrize("change", [lambda data: data[:-1], lambda data: data + b"\0", lambda data: b""])
+def test_entries_of_another_number_of_bytes_are_refused(change: Callable[[bytes], bytes]) -> None:
+    training, state = start(perceptron(), records_of(50), size=4, micro_batches=3)
+    data = to_entries(contribution(training, state, 0, 0))
+    with pytest.raises(Refused, match="bytes, expected") as refused:
+        from_entries(change(data), contribution_specs(training.program), "it")
+    assert refused.value.code == "wrong_tensors"
+
+
+def test_entries_that_are_no_canonical_numbers_are_refused() -> None:
+    training, state = start(perceptron(), records_of(50), size=4, micro_batches=3)
+    expected = state_specs(training.program)
+    name = next(name for name in sorted(state) if state[name].dtype == torch.float32)
+    state[name].reshape(-1)[0] = float("nan")
+    with pytest.raises(Refused, match="holds a NaN") as refused:
+        from_entries(to_entries(state), expected, "it")
+    assert refused.value.code == "not_canonical"
 
 
 def test_the_initial_state_is_a_canonical_copy() -> None:

@@ -14,7 +14,7 @@ from tallystick.ledger.transactions import UNAVAILABLE, AnyBody, Attest, Audit, 
 from tallystick.network.blobs import BlobStore
 from tallystick.network.following import Follower, StepRecord, Terms, fetch_contribution
 from tallystick.program.optimizers import Tensors
-from tallystick.program.tensors import to_blob
+from tallystick.program.tensors import to_entries
 from tallystick.program.training import LOSS, advance, combine, contribution
 from tallystick.proof.roots import contribution_root, state_root
 
@@ -166,7 +166,7 @@ class Auditor:
         follower = audited.follower
         after = advance(follower.training, follower.state, task.step, total)
         root = state_root(after, task.step + 1)
-        return Attest(task.id, task.step, root, self._blobs.put(to_blob(total)), int(total[LOSS]))
+        return Attest(task.id, task.step, root, self._blobs.put(to_entries(total)), int(total[LOSS]))
 
     def _is_in_flight(self, state: State) -> bool:
         if self._in_flight is None:

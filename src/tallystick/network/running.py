@@ -49,7 +49,7 @@ def require_exact_arithmetic() -> None:
     if failure is not None:
         raise InexactMachineError(
             f"self-test: {failure.case}: this machine computes {failure.found}, exact-v1 says {failure.expected}; "
-            "try TALLYSTICK_NATIVE=0, and see `tallystick selftest`"
+            "try TALLYSTICK_NATIVE=avx2 or 0, and see `tallystick selftest`"
         )
 
 

@@ -17,7 +17,7 @@ from tallystick.network.blobs import BlobStore
 from tallystick.network.dial import Sender, UnreachableError, Validators
 from tallystick.network.following import Follower, StepRecord, Terms
 from tallystick.program.optimizers import Tensors
-from tallystick.program.tensors import to_blob
+from tallystick.program.tensors import to_entries
 from tallystick.program.training import Training, contribution
 from tallystick.proof.roots import contribution_root
 
@@ -105,7 +105,7 @@ class Worker:
             honest = [Commitment(index, self._commitment(task, index, roots[index])) for index in fresh]
             self._sender.send(Commit(task.task, task.step, self.commitments(task, honest)))
         openings = [
-            Opening(index, roots[index], self._salt(task, index), self._blobs.put(to_blob(part)))
+            Opening(index, roots[index], self._salt(task, index), self._blobs.put(to_entries(part)))
             for index, part in parts.items()
         ]
         self._sender.send(Reveal(task.task, task.step, openings))

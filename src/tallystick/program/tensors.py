@@ -3,6 +3,9 @@
 The writer orders tensors by name and pads the header the same way everywhere, so equal tensors give equal bytes and
 one blob name, whichever version of a library is installed. The reader accepts exactly the tensors it was told to
 expect. Bytes are little-endian.
+
+Sums of gradients, which travel in every step, have a shorter spelling: their entries and nothing else, tensor by tensor
+in the order of names. Both sides know names, shapes and dtypes from the program.
 """
 
 import json
@@ -83,6 +86,31 @@ def from_blob(data: bytes, expected: Iterable[TensorSpec], what: str, *, zeros_l
         odd = sorted(set(found) ^ set(specs))[0]
         raise Refused("wrong_tensors", f"{what}: tensor {odd[:80]!r} is missing or was not expected")
     for name, spec in specs.items():
+        _check(spec, found[name], what)
+    return {name: found[name] for name in specs}
+
+
+def to_entries(tensors: Tensors) -> bytes:
+    """The entries of all `tensors`, sorted by name, without a header."""
+    return b"".join(tensor_bytes(tensors[name]) for name in sorted(tensors))
+
+
+def from_entries(data: bytes, expected: Iterable[TensorSpec], what: str) -> Tensors:
+    """Reads the `expected` tensors, written by `to_entries`, from untrusted bytes.
+
+    Raises:
+        Refused: `wrong_tensors` for another number of bytes, `not_canonical` as `from_blob`.
+    """
+    specs = {spec.name: spec for spec in expected}
+    wanted = sum(spec.nbytes for spec in specs.values())
+    if len(data) != wanted:
+        raise Refused("wrong_tensors", f"{what}: {len(data)} bytes, expected {wanted} for {len(specs)} tensors")
+    found, start = {}, 0
+    for name in sorted(specs):
+        spec = specs[name]
+        part = np.array(memoryview(data)[start : start + spec.nbytes])  # torch may write to it
+        found[name] = torch.from_numpy(part).view(DTYPES[spec.dtype]).reshape(spec.shape)
+        start += spec.nbytes
         _check(spec, found[name], what)
     return {name: found[name] for name in specs}
 

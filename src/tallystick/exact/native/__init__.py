@@ -1,4 +1,8 @@
-"""The compiled kernels, where they were built; without them, or with TALLYSTICK_NATIVE=0, torch has the same bits."""
+"""The compiled kernels, where they were built; without them torch has the same bits.
+
+The environment variable TALLYSTICK_NATIVE switches them off (0), or keeps products from units beyond the one it names:
+portable, avx2, avx512, vnni, amx.
+"""
 
 import ctypes
 import os
@@ -8,19 +12,33 @@ from typing import Final
 
 import torch
 
+UNITS: Final = {
+    "portable": "any processor",
+    "avx2": "AVX2",
+    "avx512": "AVX-512",
+    "vnni": "AVX-512 with VNNI",
+    "amx": "AMX",
+}
+"""What products can run on, worst first (`level` in tiles.h), and how to call it."""
+
 
 def load(folder: Path) -> tuple[ctypes.CDLL | None, str]:
     """The library in `folder`, if it can be loaded; and which kernels run, in words."""
-    why = "none were compiled at install"
-    if os.environ.get("TALLYSTICK_NATIVE") == "0":
+    why, wanted = "none were compiled at install", os.environ.get("TALLYSTICK_NATIVE", "1")
+    if wanted not in {"0", "1", *UNITS}:
+        raise ValueError(f"TALLYSTICK_NATIVE={wanted}: there is {', '.join(('0', '1', *UNITS))}")
+    if wanted == "0":
         return None, "PyTorch alone (TALLYSTICK_NATIVE=0)"
     for suffix in EXTENSION_SUFFIXES:
         path = folder / f"_library{suffix}"
         if path.exists():
             try:
-                return ctypes.CDLL(str(path)), "compiled kernels"
+                library = ctypes.CDLL(str(path))
             except OSError as error:  # of another architecture, for another C library, or cut off
                 why = f"the compiled kernels cannot be loaded: {error}; reinstall tallystick to build them anew"
+                continue
+            unit = library.ts_limit_level(list(UNITS).index(wanted) if wanted in UNITS else len(UNITS) - 1)
+            return library, f"compiled kernels ({list(UNITS.values())[unit]})"
     return None, f"PyTorch alone ({why})"
 
 
