@@ -12,7 +12,7 @@
 enum {
     BLOCK_BYTES = 8 << 20, /* panels of one operand */
     GROUP_BYTES = 1 << 19, /* left panels that one task keeps in the second cache */
-    PEAK_OUTERS = 128,
+    UNIT_OUTERS = 96, /* whole panels: a multiple of TILE_ROWS, DIGIT_ROWS and TILE_LANES */
     SMALL_PRODUCTS = 1 << 18 /* below, waking a thread costs more than it saves */
 };
 
@@ -29,7 +29,7 @@ typedef struct {
 
 typedef struct {
     const TileLoops *loops;
-    int fast, bits, bad, threads;
+    int fast, bits, bad, threads, one_block;
     Operand a, b;
     int64_t k, k_block, k0, k_count;
     int64_t group, groups, columns; /* of left panels in a task; of tasks; of right panels */
@@ -75,31 +75,36 @@ static void plan(Product *p, Bump *bump) {
     plan_operand(&p->b, bump, p);
     p->sums_stride = p->b.block;
     p->sums = blocks > 1 ? ts_bump(bump, (size_t)(p->a.block * p->b.block) * sizeof(int64_t)) : NULL;
+    p->one_block = blocks == 1 && p->a.block >= p->a.source.outer && p->b.block >= p->b.source.outer;
+    p->k_count = p->k; /* for one block */
     const int64_t pairs = ceil_div(p->a.source.outer, p->a.block) * ceil_div(p->b.source.outer, p->b.block);
     p->phase_count = 1 + 2 * pairs * blocks;
     p->phases = ts_bump(bump, (size_t)p->phase_count * sizeof(Phase));
 }
 
+static void pack_panel(const Product *p, const Operand *o, int64_t i) {
+    p->loops->pack(&o->source, p->fast, o->first + i * o->lanes, o->lanes, p->k0, p->k_count,
+                   o->panels + i * o->panel_stride, o->plane_stride);
+}
+
+/* The units of some outer indices; and their panels, while the terms are in the cache, if there is one block only. */
 static void operand_units(Product *p, Operand *o, int64_t i) {
-    const int64_t first = i * PEAK_OUTERS, last = lesser(first + PEAK_OUTERS, o->source.outer);
+    const int64_t first = i * UNIT_OUTERS, last = lesser(first + UNIT_OUTERS, o->source.outer);
     p->loops->peaks(&o->source, first, last, o->peaks);
     if (ts_units(o->peaks + first, last - first, p->bits, o->unit + first, o->scale_high + first, o->scale_low + first))
         __atomic_store_n(&p->bad, 1, __ATOMIC_RELAXED);
+    if (!p->one_block) return;
+    for (int64_t panel = first / o->lanes; panel * o->lanes < last; panel++) pack_panel(p, o, panel);
 }
 
 static void units_task(void *context, int64_t i) {
     Product *p = context;
-    const int64_t left = ceil_div(p->a.source.outer, PEAK_OUTERS);
+    const int64_t left = ceil_div(p->a.source.outer, UNIT_OUTERS);
     if (i < left) {
         operand_units(p, &p->a, i);
     } else {
         operand_units(p, &p->b, i - left);
     }
-}
-
-static void pack_panel(const Product *p, const Operand *o, int64_t i) {
-    p->loops->pack(&o->source, p->fast, o->first + i * o->lanes, o->lanes, p->k0, p->k_count,
-                   o->panels + i * o->panel_stride, o->plane_stride);
 }
 
 static void pack_task(void *context, int64_t i) {
@@ -151,7 +156,7 @@ static void multiply_block(Product *p, Phase *phases) {
     const int64_t fitting = GROUP_BYTES / (p->a.panel_stride * (int64_t)sizeof(int32_t));
     const int64_t shared = ceil_div(left * p->columns, 4 * p->threads);
     p->group = lesser(fitting < 1 ? 1 : fitting, p->threads > 1 && shared < left ? shared : left);
-    ts_phase(phases, left + p->columns, pack_task, p);
+    if (!p->one_block) ts_phase(phases, left + p->columns, pack_task, p);
     ts_phase(phases + 1, ceil_div(left, p->group) * p->columns, multiply_task, p);
 }
 
@@ -159,7 +164,7 @@ static void multiply(void *context, int part, int parts) {
     Product *shared = context, own = *shared, *p = &own;
     (void)part, (void)parts;
     const int64_t m = p->a.source.outer, n = p->b.source.outer;
-    ts_phase(p->phases, ceil_div(m, PEAK_OUTERS) + ceil_div(n, PEAK_OUTERS), units_task, shared);
+    ts_phase(p->phases, ceil_div(m, UNIT_OUTERS) + ceil_div(n, UNIT_OUTERS), units_task, shared);
     if (__atomic_load_n(&shared->bad, __ATOMIC_RELAXED)) return;
     Phase *phases = p->phases + 1;
     for (p->a.first = 0; p->a.first < m; p->a.first += p->a.block)
