@@ -233,3 +233,10 @@ def test_sums_beyond_float64_are_exact_in_every_way(product: Product) -> None:
     expected = Fraction(dot(pa, pb, ua * ub))
     assert Fraction(float(scaled_product(a, b, FULL_BITS, product))) == expected
     assert Fraction(float(matmul(a, b))) == expected
+
+
+def test_int8_products_of_a_row_whose_strides_are_unusual() -> None:
+    """`torch._int_mm` took such a row for a column on a processor with VNNI."""
+    a = torch.tensor([[1.9925, 1.5365]]).as_strided((1, 2), (1, 1))
+    b = torch.tensor([[1.5], [-0.5]])
+    assert torch.equal(scaled_product(a, b, 20, int8_product), scaled_product(a, b, 20, float64_product))

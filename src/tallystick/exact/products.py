@@ -186,10 +186,15 @@ def digits_of(q: Tensor, count: int) -> list[Tensor]:
 
 def _int8_matmul(a: Tensor, b: Tensor) -> Tensor:
     if a.dim() == 2:
-        return torch._int_mm(a.contiguous(), b.contiguous())
+        return torch._int_mm(_laid_out_anew(a), _laid_out_anew(b))
     stack = zip(a.reshape(-1, *a.shape[-2:]), b.reshape(-1, *b.shape[-2:]), strict=True)
-    products = [torch._int_mm(x.contiguous(), y.contiguous()) for x, y in stack]
+    products = [torch._int_mm(_laid_out_anew(x), _laid_out_anew(y)) for x, y in stack]
     return torch.stack(products).reshape(*a.shape[:-1], b.shape[-1])
+
+
+def _laid_out_anew(x: Tensor) -> Tensor:
+    """torch calls a row with the strides (1, 1) contiguous, and `_int_mm` (2.13, with oneDNN) reads past its end."""
+    return x.clone(memory_format=torch.contiguous_format)
 
 
 CHOSEN_PRODUCT: Final = int8_product if os.environ.get("TALLYSTICK_PRODUCTS") == "int8" else float64_product
