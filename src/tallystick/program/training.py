@@ -26,6 +26,7 @@ from tallystick.exact import accumulate
 from tallystick.exact.random import permutation
 from tallystick.exact.rounding import canonical
 from tallystick.program.graph import INTEGER_BITS, DType, StepProgram, TensorSpec
+from tallystick.program.heap import keep_freed_memory
 from tallystick.program.interpreter import Prepared, prepare, run
 from tallystick.program.optimizers import Tensors
 from tallystick.program.schedule import scalar_at
@@ -77,7 +78,7 @@ class Training:
 
 
 def prepare_training(spec: TrainingSpec, program: StepProgram, records: Tensors) -> Training:
-    """Checks that specification, program and records fit together.
+    """Checks that specification, program and records fit together. From now on this process keeps what it frees.
 
     Raises:
         Refused: `bad_spec`, `bad_program` or `too_large`.
@@ -92,6 +93,7 @@ def prepare_training(spec: TrainingSpec, program: StepProgram, records: Tensors)
         raise Refused("bad_spec", f"data: {spec.train.records} records are too few for one step")
     bits = INTEGER_BITS[program.profile]
     graphs = [prepare(graph, MEMORY_LIMIT, bits) for graph in (program.gradient, program.update, program.predict)]
+    keep_freed_memory()
     return Training(spec, program, graphs[0], graphs[1], graphs[2], records)
 
 
