@@ -523,7 +523,7 @@ def test_a_validator_that_sends_garbage_is_counted_and_stops_nobody(tmp_path: Pa
         listed = cluster.listed[NAMES[0]]
         context = client_context(KEYS[3], [listed.certificate])
         _, writer = await asyncio.open_connection(*split_address(listed.address), ssl=context)
-        last = seal_message(KEYS[3], GROUP, Forward(0, [b"three"]))
+        last = seal_message(KEYS[3], GROUP, Forward(0, False, [b"three"]))
         for frame in (b"", b"\x00", b"\xff" * 500, last):
             writer.write(len(frame).to_bytes(4) + frame)
         await cluster.until(b"three")  # so the garbage before it has been read

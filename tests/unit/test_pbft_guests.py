@@ -65,7 +65,7 @@ def test_a_guest_is_heard_on_nothing_else() -> None:
         prepare(FOUR, NEWCOMER, digest),
         commit(FOUR, NEWCOMER, digest),
         of(Checkpoint(0, 4, FOUR.checkpoint_digest(content_of(FOUR, 4)))),
-        of(Forward(0, [b"mine"])),
+        of(Forward(0, False, [b"mine"])),
         of(FetchBody(0, 1, digest)),
         of(Body(0, block)),
         of(Checkpoints(0, [b"x"])),

@@ -68,7 +68,7 @@ def test_what_waits_too_long_is_examined_again_and_then_forwarded_again_or_dropp
 
 def test_forwarded_transactions_take_memory_only_after_the_application_admits_them() -> None:
     here = backup()
-    effects = here.replica.step(Received(PEER.identity, seal_message(PEER, FOUR, Forward(0, [b"good", b"bad"]))))
+    effects = here.replica.step(Received(PEER.identity, seal_message(PEER, FOUR, Forward(0, False, [b"good", b"bad"]))))
     assert effects == [Examine((b"good", b"bad"), again=False, peer=PEER.identity)]
     assert here.replica.waiting == 0
     here.replica.step(Examined((b"good",), ((b"bad", "bad_signature"),), again=False))
@@ -78,20 +78,38 @@ def test_forwarded_transactions_take_memory_only_after_the_application_admits_th
 
 def test_known_transactions_are_not_examined_and_not_forwarded_on() -> None:
     here = backup()
-    here.receive(BY, seal_message(PEER, FOUR, Forward(0, [b"one"])))
-    assert here.receive(BY, seal_message(PEER, FOUR, Forward(0, [b"one"]))) == []
+    here.receive(BY, seal_message(PEER, FOUR, Forward(0, False, [b"one"])))
+    assert here.receive(BY, seal_message(PEER, FOUR, Forward(0, False, [b"one"]))) == []
     assert forwarded(here.tick()) == []
 
 
-def test_what_was_committed_is_no_news_but_is_examined_if_it_comes_again() -> None:
+def test_what_was_committed_is_no_news_but_is_examined_for_a_peer_that_has_waited_for_long() -> None:
     """Else one that the application would admit once more waits for ever at those who took over a snapshot."""
     four = cluster()
     four[1].step(Submitted(b"one"))
     four.run(200)
     assert four[2].replica.height == 1
-    again = Received(KEYS[3].identity, seal_message(KEYS[3], FOUR, Forward(0, [b"one"])))
-    assert four[2].replica.step(again) == []
-    assert four[2].replica.step(again) == [Examine((b"one",), again=False, peer=KEYS[3].identity)]
+    late, reminder = (
+        Received(KEYS[3].identity, seal_message(KEYS[3], FOUR, Forward(0, again, [b"one"]))) for again in (False, True)
+    )
+    assert four[2].replica.step(late) == four[2].replica.step(late) == []
+    assert four[2].replica.step(reminder) == [Examine((b"one",), again=False, peer=KEYS[3].identity)]
+
+
+def test_a_transaction_that_only_one_waits_for_costs_no_view() -> None:
+    """As of seed 3009740: one took over a snapshot beyond a block whose transaction the application admits once more;
+    the others had executed it and did not listen."""
+    four = cluster()
+    four[1].step(Submitted(b"one"))
+    four.run(200)
+    for each in four.nodes.values():
+        each.app.executed.clear()
+    four[2].replica._state.pool.forget(b"one")
+    four[2].replica.step(Examined((b"one",), (), again=False))
+    assert four[2].replica.waiting == 1
+    four.run(2000)
+    assert [each.replica.waiting for each in four.nodes.values()] == [0] * 4
+    assert [each.replica.view for each in four.nodes.values()] == [0] * 4
 
 
 def test_two_copies_examined_at_once_do_not_start_a_storm() -> None:
@@ -103,7 +121,7 @@ def test_two_copies_examined_at_once_do_not_start_a_storm() -> None:
 
 def test_a_relayed_transaction_is_forwarded_by_us_if_its_first_holder_seems_gone() -> None:
     here = backup()
-    here.receive(BY, seal_message(PEER, FOUR, Forward(0, [b"one"])))
+    here.receive(BY, seal_message(PEER, FOUR, Forward(0, False, [b"one"])))
     assert forwarded(here.tick(2000)) == []
     assert {t for batch in forwarded(here.tick(3000)) for t in batch} == {b"one"}
 
@@ -111,7 +129,7 @@ def test_a_relayed_transaction_is_forwarded_by_us_if_its_first_holder_seems_gone
 def test_a_peer_that_comes_back_is_told_what_waits() -> None:
     here = backup()
     here.step(Submitted(b"ours"))
-    here.receive(BY, seal_message(PEER, FOUR, Forward(0, [b"relayed"])))
+    here.receive(BY, seal_message(PEER, FOUR, Forward(0, False, [b"relayed"])))
     here.tick()
     assert forwarded(here.step(Connected(KEYS[0].identity))) == [[b"ours", b"relayed"]]
 
@@ -155,7 +173,7 @@ def test_a_committed_transaction_is_no_news_and_memory_of_it_is_bounded() -> Non
 
 
 def forward(*transactions: bytes) -> bytes:
-    return seal_message(PEER, FOUR, Forward(0, list(transactions)))
+    return seal_message(PEER, FOUR, Forward(0, False, list(transactions)))
 
 
 def examined(effects: list[Effect]) -> int:
@@ -169,7 +187,7 @@ def test_between_two_ticks_so_many_are_examined_in_vain_and_the_rest_later() -> 
     assert examined(here.receive(BY, forward(*flood))) == share
     assert examined(here.receive(BY, forward(b"one more"))) == 0
     assert here.replica.has_more_to_do
-    assert examined(here.receive(3, seal_message(KEYS[3], FOUR, Forward(0, [b"of another"])))) == 1
+    assert examined(here.receive(3, seal_message(KEYS[3], FOUR, Forward(0, False, [b"of another"])))) == 1
     assert examined(here.tick()) == share
     for _ in range(MAX_BLOCK_TRANSACTIONS // share):
         here.tick()

@@ -4,7 +4,8 @@ What comes from peers is examined by the application before it takes a place in 
 are not admitted so many are examined between two ticks and the rest later, so that it cannot keep us busy; those of
 others at once and in order, for an account's later transaction makes its earlier ones void. What waits too long is
 examined again, because it may have become void, and then forwarded again: at once if it was submitted here, later if it
-was relayed.
+was relayed. A peer that waits so for what we have executed passed that block over, perhaps with a snapshot, and will
+never see it; if the application admits it once more, it is ordered once more, or that peer would lose patience.
 """
 
 from collections.abc import Iterator
@@ -37,6 +38,8 @@ def on_forward(state: State, sender: str, message: Forward) -> None:
             if len(peer.forwarded) == MAX_FORWARDED or peer.forwarded_bytes + len(transaction) > MAX_FORWARDED_BYTES:
                 reason = f"{sender[:12]} forwards faster than we examine; {len(peer.forwarded)} wait already"
                 raise Refused("too_many_forwards", reason)
+            if message.again:
+                state.pool.forget(transaction)
             peer.forwarded.append(transaction)
             peer.forwarded_bytes += len(transaction)
     finally:
@@ -52,16 +55,12 @@ def on_tick(state: State) -> None:
 
 def _examine_some(state: State, identity: str, peer: Peer) -> None:
     """Has the next of what a peer forwarded examined, no more than may be in vain before the next tick; `on_examined`
-    goes on.
-
-    One that was committed lately is no news, unless it comes again: then a peer still waits for it, which has not
-    executed the block that held it and perhaps never will, while the application would admit it once more.
-    """
+    goes on. One that was committed lately is no news."""
     room, news = EXAMINED_IN_VAIN // len(state.group.validators) - peer.in_vain, list[bytes]()
     while peer.forwarded and len(news) < room:
         transaction = peer.forwarded.popleft()
         peer.forwarded_bytes -= len(transaction)
-        if not (state.pool.holds(transaction) or state.pool.forget(transaction)):
+        if not state.pool.knows(transaction):
             news.append(transaction)
     if news:
         state.do(Examine(tuple(news), again=False, peer=identity))
@@ -73,8 +72,7 @@ def on_examined(state: State, event: Examined) -> None:
         state.pool.drop(transaction)
     if event.again:
         # At once: `views` asks halfway to the end of its patience, and the next tick may be past that.
-        state.outbox.extend(t for t in event.accepted if state.pool.holds(t))
-        flush(state)
+        _broadcast(state, [t for t in event.accepted if state.pool.holds(t)], again=True)
         return
     in_vain = len(event.refused) + sum(not _take(state, transaction) for transaction in event.accepted)
     peer = state.peers.get(event.peer)
@@ -96,28 +94,32 @@ def _take(state: State, transaction: bytes) -> bool:
 def flush(state: State) -> None:
     """Sends what has gathered in the outbox to everybody."""
     gathered, state.outbox = state.outbox, []
-    for frame in _frames(state, gathered):
+    _broadcast(state, gathered, again=False)
+
+
+def _broadcast(state: State, transactions: list[bytes], *, again: bool) -> None:
+    for frame in _frames(state, transactions, again):
         state.do(Broadcast(frame))
 
 
 def tell(state: State, peer: str) -> None:
     """Sends a peer that was away what has waited longest; it may be the primary that everybody waits for."""
-    for frame in _frames(state, state.pool.front()):
+    for frame in _frames(state, state.pool.front(), again=False):
         state.do(Send(peer, frame))
 
 
-def _frames(state: State, transactions: list[bytes]) -> Iterator[bytes]:
+def _frames(state: State, transactions: list[bytes], again: bool) -> Iterator[bytes]:
     """`transactions` in as few messages as the bounds allow."""
     batch: list[bytes] = []
     size = 0
     for transaction in transactions:
         if len(batch) == MAX_BLOCK_TRANSACTIONS or size + len(transaction) > MAX_FORWARD_BYTES:
-            yield seal_message(state.key, state.group, Forward(state.group.epoch, batch))
+            yield seal_message(state.key, state.group, Forward(state.group.epoch, again, batch))
             batch, size = [], 0
         batch.append(transaction)
         size += len(transaction)
     if batch:
-        yield seal_message(state.key, state.group, Forward(state.group.epoch, batch))
+        yield seal_message(state.key, state.group, Forward(state.group.epoch, again, batch))
 
 
 def examine_all(state: State) -> None:

@@ -94,6 +94,8 @@ class Proposal(Message, frozen=True, forbid_unknown_fields=True, array_like=True
 class Forward(Message, frozen=True, forbid_unknown_fields=True, array_like=True, tag="forward"):
     """Transactions that wait to be ordered."""
 
+    again: bool
+    """Whether they have waited for long, so that who takes them for settled should look once more."""
     transactions: Annotated[list[TransactionBytes], msgspec.Meta(max_length=MAX_BLOCK_TRANSACTIONS)]
 
 

@@ -45,12 +45,9 @@ class Pool:
     def knows(self, transaction: bytes) -> bool:
         return transaction in self.waiting or sha256(transaction).digest() in self.recent
 
-    def forget(self, transaction: bytes) -> bool:
-        """Whether `transaction` was committed lately, which is not known any more from now on."""
-        name = sha256(transaction).digest()
-        known = name in self.recent
-        self.recent.pop(name, None)
-        return known
+    def forget(self, transaction: bytes) -> None:
+        """That `transaction` was committed lately is not known any more."""
+        self.recent.pop(sha256(transaction).digest(), None)
 
     def add(self, transaction: bytes, now_ms: int, *, ours: bool) -> bool:
         """Queues `transaction`; returns whether it was new.

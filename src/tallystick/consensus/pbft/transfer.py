@@ -77,15 +77,17 @@ def _blocks_are_gone(state: State) -> bool:
 
 
 def _is_better(state: State, found: Transferring) -> bool:
-    """A transfer gives way to a later checkpoint when too few hold its snapshot, when nobody answers any more, or if
-    nothing has come of it and its target was old from the start: else anybody could busy us with old checkpoints,
-    proven and useless."""
+    """A transfer gives way to a later checkpoint when too few hold its snapshot or nobody answers any more; and while
+    nothing has come of it, if its target was old from the start, or one has dropped it and all others are silent. Else
+    anybody could busy us with old checkpoints, proven and useless."""
     now = state.transfer
     if now is None:
         return True
     stalled = now.heard_ms is not None and state.clock.elapsed_ms >= now.heard_ms + STALLED_MS
-    old = not now.manifest and now.target.height + 2 * state.group.parameters.interval < now.seen
-    return (stalled or old or _is_dropped(state, now)) and found.target.height > now.target.height
+    old = now.target.height + 2 * state.group.parameters.interval < now.seen
+    silent = bool(now.gone) and not state.asking.quick(_able(state, now), state.clock.elapsed_ms)
+    useless = not now.manifest and (old or silent)
+    return (stalled or useless or _is_dropped(state, now)) and found.target.height > now.target.height
 
 
 def _walk(state: State, proofs: Sequence[bytes]) -> Transferring | None:
