@@ -7,6 +7,7 @@ PYTEST_ARGS ?= -x -n 2
 
 VENV := .venv
 INSTALLED := $(VENV)/.installed
+KERNELS := setup.py $(wildcard src/tallystick/exact/native/*.[ch])
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
 
 .PHONY: help demo test lint format install clean
@@ -35,7 +36,7 @@ install: $(INSTALLED)  ## Only install, into .venv
 
 # The stamp is written last, so an interrupted install starts again. The build backend is in the lock as well
 # (torch needs it), hence no build isolation: nothing is fetched that is not pinned.
-$(INSTALLED): requirements.lock pyproject.toml
+$(INSTALLED): requirements.lock pyproject.toml $(KERNELS)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "make: tallystick needs Python 3.11 or later; '$(PYTHON)' is missing or older." >&2; \
 	  echo "      Name one that fits: make $(or $(firstword $(MAKECMDGOALS)),install) PYTHON=python3.12" >&2; \

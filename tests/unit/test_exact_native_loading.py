@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import exact_built
 import tallystick
 from tallystick.exact import native
 from tallystick.exact.selftest import cases
@@ -25,6 +26,15 @@ def test_what_cannot_be_loaded_leaves_pytorch_alone(what: str, tmp_path: Path, m
     assert library is None
     assert words.startswith("PyTorch alone (the compiled kernels cannot be loaded: ")
     assert str(tmp_path / NAME) in words
+
+
+def test_a_library_of_an_earlier_version_leaves_pytorch_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TALLYSTICK_NATIVE", raising=False)
+    earlier = exact_built.built(tmp_path, ["threads.c"], {"threads.c": ("void ts_share_team", "void ts_share")})
+    Path(earlier._name).rename(tmp_path / NAME)
+    library, words = native.load(tmp_path)
+    assert library is None
+    assert "undefined symbol" in words and "reinstall tallystick" in words
 
 
 def test_where_nothing_was_compiled_or_it_is_switched_off_that_is_said(

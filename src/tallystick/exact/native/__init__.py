@@ -22,26 +22,6 @@ UNITS: Final = {
 """What products can run on, worst first (`level` in tiles.h), and how to call it."""
 
 
-def load(folder: Path) -> tuple[ctypes.CDLL | None, str]:
-    """The library in `folder`, if it can be loaded; and which kernels run, in words."""
-    why, wanted = "none were compiled at install", os.environ.get("TALLYSTICK_NATIVE", "1")
-    if wanted not in {"0", "1", *UNITS}:
-        raise ValueError(f"TALLYSTICK_NATIVE={wanted}: there is {', '.join(('0', '1', *UNITS))}")
-    if wanted == "0":
-        return None, "PyTorch alone (TALLYSTICK_NATIVE=0)"
-    for suffix in EXTENSION_SUFFIXES:
-        path = folder / f"_library{suffix}"
-        if path.exists():
-            try:
-                library = ctypes.CDLL(str(path))
-            except OSError as error:  # of another architecture, for another C library, or cut off
-                why = f"the compiled kernels cannot be loaded: {error}; reinstall tallystick to build them anew"
-                continue
-            unit = library.ts_limit_level(list(UNITS).index(wanted) if wanted in UNITS else len(UNITS) - 1)
-            return library, f"compiled kernels ({list(UNITS.values())[unit]})"
-    return None, f"PyTorch alone ({why})"
-
-
 def share_threads(library: ctypes.CDLL) -> bool:
     """Lets the kernels run on the threads of torch's OpenMP runtime (threads.h); False where it cannot be found."""
     for name in ("libtorch_cpu.so", "libtorch_cpu.dylib"):
@@ -54,8 +34,27 @@ def share_threads(library: ctypes.CDLL) -> bool:
     return False
 
 
+def load(folder: Path) -> tuple[ctypes.CDLL | None, str]:
+    """The library in `folder`, if it can be loaded; and which kernels run, in words."""
+    why, wanted = "none were compiled at install", os.environ.get("TALLYSTICK_NATIVE", "1")
+    if wanted not in {"0", "1", *UNITS}:
+        raise ValueError(f"TALLYSTICK_NATIVE={wanted}: there is {', '.join(('0', '1', *UNITS))}")
+    if wanted == "0":
+        return None, "PyTorch alone (TALLYSTICK_NATIVE=0)"
+    for suffix in EXTENSION_SUFFIXES:
+        path = folder / f"_library{suffix}"
+        if path.exists():
+            try:
+                library = ctypes.CDLL(str(path))
+                unit = library.ts_limit_level(list(UNITS).index(wanted) if wanted in UNITS else len(UNITS) - 1)
+                threads = "" if share_threads(library) else ", one thread"
+            except (OSError, AttributeError) as error:  # of another architecture, C library or version, or cut off
+                why = f"the compiled kernels cannot be loaded: {error}; reinstall tallystick to build them anew"
+                continue
+            return library, f"compiled kernels ({list(UNITS.values())[unit]}{threads})"
+    return None, f"PyTorch alone ({why})"
+
+
 _LOADED: Final = load(Path(__file__).parent)
 LIBRARY: Final = _LOADED[0]
 IN_USE: Final = _LOADED[1]
-THREADS_SHARED: Final = LIBRARY is not None and share_threads(LIBRARY)
-"""Whether the kernels have more than one thread."""
