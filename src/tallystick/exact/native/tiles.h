@@ -81,8 +81,8 @@ typedef struct {
 const TileLoops *ts_tile_loops(void);
 const TileLoops *ts_matrix_loops(void);
 
-/* 4: AMX for matrices, 3: AVX-512 with VNNI, 2: AVX-512, 1: AVX2, 0: portable. For tests: limits what is used to `level`, and returns what
- * is in use then. */
+/* 4: AMX for matrices, 3: AVX-512 with VNNI, 2: AVX-512, 1: AVX2, 0: portable. Limits what is used to `level`, and
+ * returns what is in use then. */
 int ts_limit_level(int level);
 
 /* From peaks to units: 2^unit as double, 2^-unit as two floats; 0, or 1 if a peak is not finite. */
