@@ -6,6 +6,7 @@ the profiles would not be different machines, and agreement would show nothing.
 """
 
 import argparse
+import math
 import os
 import struct
 import subprocess
@@ -151,10 +152,15 @@ def plain_product(a: Tensor, b: Tensor, bits: int) -> Tensor:
     return torch.matmul(a, b)
 
 
+def by_log2(x: Tensor) -> Tensor:
+    """As good as `torch.log`, which on AVX-512 happens to be right wherever this training takes a logarithm."""
+    return torch.log2(x) * math.log(2)
+
+
 FAULTS: Final[dict[str, tuple[object, str, object]]] = {
     "torch.sum for the exact sum": (sums, "exact_sum", plain_sum),
     "torch.exp for exp": (functions, "exp", torch.exp),
-    "torch.log for log": (functions, "log", torch.log),
+    "torch.log2 for log": (functions, "log", by_log2),
     "torch.matmul for the exact product": (products, "matmul", plain_product),
     "one bit of a coefficient of exp": (functions, "EXP_TERMS", one_bit_off(functions.EXP_TERMS, 8)),
     "a sum with a bit less": (sums, "TERM_BITS", 29),
