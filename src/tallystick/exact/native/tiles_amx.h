@@ -136,6 +136,14 @@ AMX static void amx_product(const TileOperands *o, Tile *tile) {
     }
 }
 
+AMX_INLINE __mmask16 first_of_16(int64_t count) {
+    return count >= SIDE ? 0xFFFF : count <= 0 ? 0 : (__mmask16)((1u << count) - 1);
+}
+
+AMX_INLINE __m512d half_of(__m512i x, int half) {
+    return _mm512_cvtepi32_pd(half ? _mm512_extracti64x4_epi64(x, 1) : _mm512_castsi512_si256(x));
+}
+
 /* Sixteen sums; below 2 * BLOCK_STEPS * 2^40 < 2^53, so exact. Neighboring weights are put together as int32 while they
  * fit: 2016 * (2 * 2^12 * 2^7 + 2^12) < 2^31. */
 AMX_INLINE void wide_sums(const Tile *tile, int fast, int r, int l, __m512d *first, __m512d *last) {
@@ -143,17 +151,11 @@ AMX_INLINE void wide_sums(const Tile *tile, int fast, int r, int l, __m512d *fir
     for (int i = 0; i < (fast ? 4 : 5); i++) w[i] = _mm512_load_si512(&tile->weight[i][r][l]);
     if (fast) w[1] = _mm512_add_epi32(w[1], w[3]);
     const __m512i low = _mm512_add_epi32(_mm512_slli_epi32(w[1], 7), w[0]);
+    const __m512i high = fast ? _mm512_setzero_si512() : _mm512_add_epi32(_mm512_slli_epi32(w[4], 7), w[3]);
     for (int half = 0; half < 2; half++) {
-        const __m512d d0 = _mm512_cvtepi32_pd(half ? _mm512_extracti64x4_epi64(low, 1) : _mm512_castsi512_si256(low));
-        const __m512d d2 =
-            _mm512_cvtepi32_pd(half ? _mm512_extracti64x4_epi64(w[2], 1) : _mm512_castsi512_si256(w[2]));
-        __m512d sum = _mm512_add_pd(_mm512_mul_pd(d2, _mm512_set1_pd(0x1p14)), d0);
-        if (!fast) {
-            const __m512i high = _mm512_add_epi32(_mm512_slli_epi32(w[4], 7), w[3]);
-            const __m512d d3 =
-                _mm512_cvtepi32_pd(half ? _mm512_extracti64x4_epi64(high, 1) : _mm512_castsi512_si256(high));
-            sum = _mm512_add_pd(_mm512_mul_pd(d3, _mm512_set1_pd(0x1p21)), sum);
-        }
+        const __m512d middle = _mm512_mul_pd(half_of(w[2], half), _mm512_set1_pd(0x1p14));
+        __m512d sum = _mm512_add_pd(middle, half_of(low, half));
+        if (!fast) sum = _mm512_add_pd(_mm512_mul_pd(half_of(high, half), _mm512_set1_pd(0x1p21)), sum);
         *(half ? last : first) = sum;
     }
 }
@@ -174,9 +176,8 @@ AMX static void amx_finish(const Tile *tile, int fast, int rows, int lanes, cons
             wide_sums(tile, fast, r, l, &first, &last);
             first = _mm512_mul_pd(_mm512_mul_pd(first, row), _mm512_loadu_pd(lane_unit + l));
             last = _mm512_mul_pd(_mm512_mul_pd(last, row), _mm512_loadu_pd(lane_unit + l + 8));
-            const __mmask16 kept = lanes - l < SIDE ? (__mmask16)((1u << (lanes - l)) - 1) : 0xFFFF;
             const __m512 both = _mm512_insertf32x8(_mm512_castps256_ps512(canonical(first)), canonical(last), 1);
-            _mm512_mask_storeu_ps(result + r * stride + l, kept, both);
+            _mm512_mask_storeu_ps(result + r * stride + l, first_of_16(lanes - l), both);
         }
     }
 }
@@ -206,10 +207,6 @@ AMX_INLINE void split(__m512 x, __m512 high, __m512 low, int fast, __m512i digit
     if (fast) return;
     digit[1] = _mm512_sub_epi32(_mm512_and_si512(digit[1], mask), half);
     digit[2] = _mm512_srai_epi32(up, 14);
-}
-
-AMX_INLINE __mmask16 first_of_16(int64_t count) {
-    return count >= SIDE ? 0xFFFF : count <= 0 ? 0 : (__mmask16)((1u << count) - 1);
 }
 
 /* Up to 64 terms of up to 16 outer indices, whose terms lie side by side, to a tile [outer][step] of each digit. */
@@ -247,32 +244,6 @@ AMX_INLINE void split_columns(const float *from, int64_t k_stride, int64_t outer
     }
 }
 
-AMX_INLINE void transpose(const int32_t *from, int64_t from_row, int32_t *to, int64_t to_row) {
-    __m512i a[SIDE], b[SIDE];
-    for (int i = 0; i < SIDE; i++) a[i] = _mm512_loadu_si512(from + i * from_row);
-    for (int i = 0; i < SIDE; i += 2) {
-        b[i] = _mm512_unpacklo_epi32(a[i], a[i + 1]);
-        b[i + 1] = _mm512_unpackhi_epi32(a[i], a[i + 1]);
-    }
-    for (int i = 0; i < SIDE; i += 4)
-        for (int j = 0; j < 2; j++) {
-            a[i + 2 * j] = _mm512_unpacklo_epi64(b[i + j], b[i + 2 + j]);
-            a[i + 2 * j + 1] = _mm512_unpackhi_epi64(b[i + j], b[i + 2 + j]);
-        }
-    for (int j = 0; j < 4; j++) { /* a[4g + j] holds columns j, j+4, j+8, j+12 of rows 4g .. 4g+3 */
-        b[j] = _mm512_shuffle_i32x4(a[j], a[4 + j], 0x88);
-        b[4 + j] = _mm512_shuffle_i32x4(a[j], a[4 + j], 0xDD);
-        b[8 + j] = _mm512_shuffle_i32x4(a[8 + j], a[12 + j], 0x88);
-        b[12 + j] = _mm512_shuffle_i32x4(a[8 + j], a[12 + j], 0xDD);
-    }
-    for (int j = 0; j < 4; j++) {
-        _mm512_storeu_si512(to + j * to_row, _mm512_shuffle_i32x4(b[j], b[8 + j], 0x88));
-        _mm512_storeu_si512(to + (8 + j) * to_row, _mm512_shuffle_i32x4(b[j], b[8 + j], 0xDD));
-        _mm512_storeu_si512(to + (4 + j) * to_row, _mm512_shuffle_i32x4(b[4 + j], b[12 + j], 0x88));
-        _mm512_storeu_si512(to + (12 + j) * to_row, _mm512_shuffle_i32x4(b[4 + j], b[12 + j], 0xDD));
-    }
-}
-
 /* 64 terms of 16 outer indices; `row`: of a right panel the distance of steps, of a left one that of rows. */
 AMX_INLINE void pack_tile(const Source *s, int fast, int left, int64_t outer0, int64_t k0, int64_t terms, int32_t *to,
                           int64_t row, int64_t plane_stride) {
@@ -300,7 +271,7 @@ AMX_INLINE void pack_tile(const Source *s, int fast, int left, int64_t outer0, i
         if (left && s->k_stride == 1) {
             memcpy(to + p * plane_stride, tiles[p], sizeof tiles[p]);
         } else {
-            transpose(tiles[p][0], SIDE, to + p * plane_stride, row);
+            transpose_512(tiles[p][0], SIDE, to + p * plane_stride, row);
         }
     }
 }

@@ -1,9 +1,12 @@
 /* tile_loops.h for AVX2, AVX-512 and AVX-512 with VNNI. */
 #include <immintrin.h>
 
-TS_AVX512 static inline void transpose_512(const float *from, int64_t stride, float *to) {
+/* 16 rows of 16 entries of four bytes, whatever these are: they are only moved. */
+TS_AVX512 static inline void transpose_512(const void *matrix, int64_t from_row, void *result, int64_t to_row) {
+    const float *from = matrix;
+    float *to = result;
     __m512 a[16], b[16];
-    for (int i = 0; i < 16; i++) a[i] = _mm512_loadu_ps(from + i * stride);
+    for (int i = 0; i < 16; i++) a[i] = _mm512_loadu_ps(from + i * from_row);
     for (int i = 0; i < 16; i += 2) {
         b[i] = _mm512_unpacklo_ps(a[i], a[i + 1]);
         b[i + 1] = _mm512_unpackhi_ps(a[i], a[i + 1]);
@@ -21,10 +24,10 @@ TS_AVX512 static inline void transpose_512(const float *from, int64_t stride, fl
         b[12 + j] = _mm512_shuffle_f32x4(a[8 + j], a[12 + j], 0xDD);
     }
     for (int j = 0; j < 4; j++) {
-        _mm512_storeu_ps(to + 16 * j, _mm512_shuffle_f32x4(b[j], b[8 + j], 0x88));
-        _mm512_storeu_ps(to + 16 * (8 + j), _mm512_shuffle_f32x4(b[j], b[8 + j], 0xDD));
-        _mm512_storeu_ps(to + 16 * (4 + j), _mm512_shuffle_f32x4(b[4 + j], b[12 + j], 0x88));
-        _mm512_storeu_ps(to + 16 * (12 + j), _mm512_shuffle_f32x4(b[4 + j], b[12 + j], 0xDD));
+        _mm512_storeu_ps(to + j * to_row, _mm512_shuffle_f32x4(b[j], b[8 + j], 0x88));
+        _mm512_storeu_ps(to + (8 + j) * to_row, _mm512_shuffle_f32x4(b[j], b[8 + j], 0xDD));
+        _mm512_storeu_ps(to + (4 + j) * to_row, _mm512_shuffle_f32x4(b[4 + j], b[12 + j], 0x88));
+        _mm512_storeu_ps(to + (12 + j) * to_row, _mm512_shuffle_f32x4(b[4 + j], b[12 + j], 0xDD));
     }
 }
 
@@ -72,7 +75,7 @@ TS_AVX512 static inline void transpose_512(const float *from, int64_t stride, fl
 #define TS_ADD(a, b) _mm512_add_epi32(a, b)
 #define TS_HIGH(x) _mm512_srai_epi32(x, 16)
 #define TS_LOW(x) _mm512_and_si512(x, _mm512_set1_epi32(0xFFFF))
-#define TS_TRANSPOSE(from, stride, to) transpose_512(from, stride, to)
+#define TS_TRANSPOSE(from, stride, to) transpose_512(from, stride, to, 16)
 
 #define TS_LEVEL avx512
 #define TS_TARGET TS_AVX512
