@@ -14,7 +14,7 @@ from tallystick.network.blobs import BlobStore
 from tallystick.program.graph import MAX_PROGRAM_BYTES, decode_program, program_name
 from tallystick.program.optimizers import Tensors
 from tallystick.program.spec import MAX_SPEC_BYTES, DataSet, decode_spec
-from tallystick.program.tensors import blob_limit, from_blob, from_entries
+from tallystick.program.tensors import blob_limit, entries_size, from_blob, from_entries
 from tallystick.program.training import (
     Training,
     advance,
@@ -126,7 +126,7 @@ def fetch_contribution(blobs: BlobStore, training: Training, blob: str, root: st
         BlobMissingError, Refused
     """
     specs = contribution_specs(training.program)
-    found = from_entries(blobs.get(blob, sum(spec.nbytes for spec in specs)), specs, "contribution")
+    found = from_entries(blobs.get(blob, entries_size(specs)), specs, "contribution")
     if root is not None and contribution_root(found) != root:
         raise Refused("wrong_root", f"contribution {blob}: it does not have root {root}")
     return found

@@ -90,6 +90,11 @@ def from_blob(data: bytes, expected: Iterable[TensorSpec], what: str, *, zeros_l
     return {name: found[name] for name in specs}
 
 
+def entries_size(specs: Iterable[TensorSpec]) -> int:
+    """Bytes that tensors of these specs take as `to_entries` writes them."""
+    return sum(spec.nbytes for spec in specs)
+
+
 def to_entries(tensors: Tensors) -> bytes:
     """The entries of all `tensors`, sorted by name, without a header."""
     return b"".join(tensor_bytes(tensors[name]) for name in sorted(tensors))
@@ -102,7 +107,7 @@ def from_entries(data: bytes, expected: Iterable[TensorSpec], what: str) -> Tens
         Refused: `wrong_tensors` for another number of bytes, `not_canonical` as `from_blob`.
     """
     specs = {spec.name: spec for spec in expected}
-    wanted = sum(spec.nbytes for spec in specs.values())
+    wanted = entries_size(specs.values())
     if len(data) != wanted:
         raise Refused("wrong_tensors", f"{what}: {len(data)} bytes, expected {wanted} for {len(specs)} tensors")
     found, start = {}, 0
