@@ -62,6 +62,8 @@ def _text(length: int, batch: int) -> Tensors:
     return {"x": tokens[:, :-1].contiguous(), "y": tokens[:, 1:].contiguous()}
 
 
+ALONE: Final = "PyTorch alone"
+"""The path without the compiled library."""
 PRODUCT: Final = "product"
 SIZE: Final = 1024
 WORKLOADS: Final[dict[str, Workload]] = {
@@ -179,15 +181,15 @@ def _takes_bits() -> bool:
 
 
 def require_path(path: str) -> None:
-    """Refuses compiled kernels where there are none, and `float64` where they are still switched on."""
+    """Refuses compiled kernels where there are none, and `PyTorch alone` where they are still switched on."""
     try:
         native: Any = importlib.import_module("tallystick.exact.native")
         library = getattr(native, "LIBRARY", None)
     except ModuleNotFoundError:
         library = None
-    if path != "float64" and library is None:
+    if path != ALONE and library is None:
         raise NotSupportedError("there is no native library here")
-    if path == "float64" and library is not None:
+    if path == ALONE and library is not None:
         raise NotSupportedError("the native library is not switched off")
 
 

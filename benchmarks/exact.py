@@ -3,8 +3,9 @@
     python -m benchmarks.exact [--json FILE] [--threads N] [--only PATTERN] [--repeats N]
 
 `native` is the compiled library, with the best unit that the processor has; `no int8 unit` the same library on a
-processor that has no integer dot product, or kept from using it; `float64` is the same arithmetic in PyTorch alone,
-with the library switched off. The bars of `native` are for processors with an integer dot product.
+processor that has no integer dot product, or kept from using it; `float64` the same library with every product on the
+float64 unit; `PyTorch alone` is the same arithmetic with the library switched off. The bars of `native` are for
+processors with an integer dot product, that of the others is for those without.
 """
 
 import argparse
@@ -20,12 +21,12 @@ from typing import Any, Final
 
 import torch
 
-from benchmarks.cases import NAMES, PRODUCT
+from benchmarks.cases import ALONE, NAMES, PRODUCT
 from benchmarks.measuring import OURS, PLAIN
 from benchmarks.report import Row, cpu_flags, middle_and_spread, missing_row, progress, publish, ratio_row
 
 PROFILES: Final = ("full", "fast")
-PATHS: Final = {"native": "1", "no int8 unit": "avx512", "float64": "0"}
+PATHS: Final = {"native": "1", "no int8 unit": "avx512", "float64": "float64", ALONE: "0"}
 """And what TALLYSTICK_NATIVE is for each."""
 TIME_BARS: Final = {
     ("product", "full"): 1.6,

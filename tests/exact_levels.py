@@ -11,7 +11,7 @@ from torch import Tensor
 from reference import fractional as reference
 from tallystick.exact.native import LIBRARY
 
-HIGHEST: Final = 4
+HIGHEST: Final = 5
 
 
 @contextmanager

@@ -22,6 +22,7 @@ PROFILES: dict[str, dict[str, str]] = {
     "native, one thread": {},
     "native, two threads": {"THREADS": "2"},
     "native, products on AVX2, two threads": {"TALLYSTICK_NATIVE": "avx2", "THREADS": "2"},
+    "native, products in float64": {"TALLYSTICK_NATIVE": "float64"},
     "fallback": {"TALLYSTICK_NATIVE": "0"},
     "fallback, two threads, AVX2": {"TALLYSTICK_NATIVE": "0", "THREADS": "2", "ATEN_CPU_CAPABILITY": "avx2"},
     "no SIMD": {"TALLYSTICK_NATIVE": "0", "ATEN_CPU_CAPABILITY": "default", "MKL_ENABLE_INSTRUCTIONS": "SSE4_2"},

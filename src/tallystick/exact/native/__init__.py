@@ -1,7 +1,7 @@
 """The compiled kernels, where they were built; without them torch has the same bits.
 
 The environment variable TALLYSTICK_NATIVE switches them off (0), or keeps products from units beyond the one it names:
-portable, avx2, avx512, vnni, amx.
+portable, float64, avx2, avx512, vnni, amx.
 """
 
 import ctypes
@@ -14,6 +14,7 @@ import torch
 
 UNITS: Final = {
     "portable": "any processor",
+    "float64": "float64 with FMA",
     "avx2": "AVX2",
     "avx512": "AVX-512",
     "vnni": "AVX-512 with VNNI",

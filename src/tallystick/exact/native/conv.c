@@ -17,16 +17,17 @@ typedef struct {
     int64_t taps, steps;
     int64_t first[AXES], count[AXES], base[AXES], step[AXES];
     int32_t *tap;     /* which entries of a kernel */
-    int32_t *b_steps; /* grid offset of each step */
+    int32_t *b_steps; /* offset of each step in the grids */
     int32_t *panels;
     int64_t plane_stride;
 } Pass;
 
 typedef struct {
     const TileLoops *loops;
-    int fast, bits, bad, next_place;
+    int fast, bits, planes, bad, next_place;
     Grid grid;
-    int64_t samples, groups, inputs, outputs, pairs; /* channels of one group, before and after */
+    int64_t samples, groups, inputs, outputs;        /* channels of one group, before and after */
+    int64_t channel_steps;                           /* steps that hold a group's inputs, for each tap */
     int64_t result[AXES];                            /* its size */
     int64_t taps, weight_row, weight_input;          /* weights from one output, and one input, to the next */
     int64_t panels, panel_rows;                      /* of one group; of one panel, at most TILE_ROWS */
@@ -64,11 +65,13 @@ static int32_t row_peak(const Correlation *c, const float *row) {
     return largest;
 }
 
-/* Terms of one row in the order of the steps: by pairs of inputs, then taps, then the two inputs. */
+/* Terms of one row in the order of the steps: by inputs that share steps, then taps, then the inputs of a step. */
 static void order_row(const Correlation *c, const Pass *pass, const float *row, float *to) {
-    for (int64_t q = 0; q < c->inputs + c->inputs % 2; q++)
+    const int64_t terms = c->loops->step_terms;
+    for (int64_t q = 0; q < c->channel_steps * terms; q++)
         for (int64_t t = 0; t < pass->taps; t++)
-            to[(q / 2 * pass->taps + t) * 2 + q % 2] = q < c->inputs ? row[q * c->weight_input + pass->tap[t]] : 0.0f;
+            to[(q / terms * pass->taps + t) * terms + q % terms] =
+                q < c->inputs ? row[q * c->weight_input + pass->tap[t]] : 0.0f;
 }
 
 static void pack_weights(Correlation *c, int64_t index, float *ordered) {
@@ -81,10 +84,10 @@ static void pack_weights(Correlation *c, int64_t index, float *ordered) {
         __atomic_store_n(&c->bad, 1, __ATOMIC_RELAXED);
     for (int64_t i = 0; i < c->passes; i++) {
         const Pass *pass = c->pass + i;
-        const int64_t terms = 2 * pass->steps;
+        const int64_t terms = c->loops->step_terms * pass->steps;
         for (int64_t r = 0; r < rows; r++) order_row(c, pass, weight + r * c->weight_row, ordered + r * terms);
         const Source source = {ordered, rows, terms, terms, 1, c->weight_high + unit, c->weight_low + unit};
-        int32_t *to = pass->panels + index * (c->fast ? 1 : PLANES) * pass->plane_stride;
+        int32_t *to = pass->panels + index * c->planes * pass->plane_stride;
         c->loops->pack(&source, c->fast, 0, TILE_ROWS, 0, terms, to, pass->plane_stride);
     }
 }
@@ -118,7 +121,8 @@ static void compute_tile(const Correlation *c, const Pass *pass, const int32_t *
     for (int64_t start = 0; start < pass->steps || start == 0; start += BLOCK_STEPS) {
         o.steps = (int)lesser(BLOCK_STEPS, pass->steps - start);
         o.b_steps = pass->b_steps + start;
-        for (int p = 0; p < PLANES; p++) o.a[p] = panel + p * pass->plane_stride + start * TILE_ROWS;
+        for (int p = 0; p < PLANES; p++)
+            o.a[p] = panel + p * pass->plane_stride + start * TILE_ROWS * c->loops->step_entries;
         c->loops->product(&o, &tile);
         if (several) c->loops->accumulate(&tile, c->fast, rows, lanes, sums[0], TILE_LANES);
     }
@@ -141,9 +145,10 @@ static void run_pass(const Correlation *c, const Pass *pass, int64_t n, int64_t 
             const int rows = (int)lesser(c->panel_rows, c->outputs - p * c->panel_rows);
             const int wide = (int)lesser(TILE_LANES, lanes - lane);
             const int32_t *at[PLANES];
-            for (int i = 0; i < PLANES; i++) at[i] = grids + i * c->grid_stride + origin + lane;
+            for (int i = 0; i < PLANES; i++)
+                at[i] = grids + i * c->grid_stride + (origin + lane) * c->loops->step_entries;
             const int64_t index = group * c->panels + p;
-            const int32_t *panel = pass->panels + index * (c->fast ? 1 : PLANES) * pass->plane_stride;
+            const int32_t *panel = pass->panels + index * c->planes * pass->plane_stride;
             const double *row_unit = c->weight_unit + group * c->row_count + p * c->panel_rows;
             compute_tile(c, pass, at, panel, rows, wide, row_unit, lane_unit, values);
             const int64_t output = (n * c->groups + group) * c->outputs + p * c->panel_rows;
@@ -166,15 +171,18 @@ static void run_sample(void *context, int64_t n) {
     memset(even, 0, (size_t)(2 * space) * sizeof(float));
     for (int64_t group = 0; group < c->groups; group++) {
         const float *from = c->from + (n * c->groups + group) * c->inputs * area;
-        for (int64_t q = 0; q < c->inputs; q += 2) {
+        for (int64_t step = 0; step < c->channel_steps; step++) {
+            const int64_t q = step * c->loops->step_terms;
             ts_fill(&c->grid, from + q * area, even, c->grid.phase_entries);
-            if (q + 1 < c->inputs) {
+            if (c->loops->step_terms == 1) {
+                /* there is no other */
+            } else if (q + 1 < c->inputs) {
                 ts_fill(&c->grid, from + (q + 1) * area, odd, c->grid.phase_entries);
             } else {
                 memset(odd, 0, (size_t)entries * sizeof(float));
             }
-            c->loops->pair_rows(even, odd, entries, c->fast, c->high[n], c->low[n], thread->grids + q / 2 * entries,
-                                c->grid_stride);
+            c->loops->pair_rows(even, odd, entries, c->fast, c->high[n], c->low[n],
+                                thread->grids + step * entries * c->loops->step_entries, c->grid_stride);
         }
         for (int64_t i = 0; i < c->passes; i++) run_pass(c, c->pass + i, n, group, thread->grids);
     }
@@ -214,38 +222,40 @@ static void plan(Correlation *c, int threads, Bump *bump) {
     c->weight_unit = ts_bump(bump, rows * sizeof(double));
     c->weight_high = ts_bump(bump, rows * sizeof(float));
     c->weight_low = ts_bump(bump, rows * sizeof(float));
-    c->grid_stride = ceil_div(c->pairs * c->grid.entries + 2 * TILE_LANES, 16) * 16;
-    const int64_t ordered = TILE_ROWS * 2 * c->pairs * c->taps;
-    const int64_t grids = greater((c->fast ? 1 : PLANES) * c->grid_stride, ordered);
+    c->grid_stride = ceil_div((c->channel_steps * c->grid.entries + 2 * TILE_LANES) * c->loops->step_entries, 16) * 16;
+    const int64_t ordered = TILE_ROWS * c->loops->step_terms * c->channel_steps * c->taps;
+    const int64_t grids = greater(c->planes * c->grid_stride, ordered);
     c->thread_bytes = ceil_div((2 * ceil_div(c->grid.entries, 16) * 16 + grids) * 4, 64) * 64;
     c->thread_memory = ts_bump(bump, (size_t)(c->thread_bytes * threads));
 }
 
 static void plan_pass(Correlation *c, Pass *pass, Bump *bump) {
-    pass->steps = c->pairs * pass->taps;
-    pass->plane_stride = ceil_div(pass->steps * TILE_ROWS + SPILL, 16) * 16;
+    pass->steps = c->channel_steps * pass->taps;
+    pass->plane_stride = ceil_div(pass->steps * TILE_ROWS * c->loops->step_entries + SPILL, 16) * 16;
     pass->b_steps = ts_bump(bump, (size_t)(pass->steps + 1) * sizeof(int32_t));
-    pass->panels = ts_bump(bump, (size_t)(c->groups * c->panels * (c->fast ? 1 : PLANES) * pass->plane_stride) * 4);
+    pass->panels = ts_bump(bump, (size_t)(c->groups * c->panels * c->planes * pass->plane_stride) * 4);
 }
 
-/* Given the offsets of its taps in b_steps[0 .. taps - 1], those of all steps. */
+/* Given the grid offsets of its taps in b_steps[0 .. taps - 1], the offsets of all steps. */
 static void spread_steps(const Correlation *c, Pass *pass) {
-    for (int64_t pair = c->pairs - 1; pair >= 0; pair--)
+    for (int64_t step = c->channel_steps - 1; step >= 0; step--)
         for (int64_t t = 0; t < pass->taps; t++)
-            pass->b_steps[pair * pass->taps + t] = pass->b_steps[t] + (int32_t)(pair * c->grid.entries);
+            pass->b_steps[step * pass->taps + t] =
+                (pass->b_steps[t] + (int32_t)(step * c->grid.entries)) * c->loops->step_entries;
 }
 
 /* Fills in the tables of a pass whose sizes are known. */
 typedef void (*Tables)(const Convolution *g, const Correlation *c, int64_t index, Pass *pass);
 
 static int correlate(const Convolution *g, Correlation *c, Tables tables) {
-    c->loops = ts_tile_loops();
     c->bits = g->bits;
     c->fast = g->bits <= 13;
+    c->loops = ts_tile_loops(c->fast);
+    c->planes = c->loops->planes[c->fast];
     c->samples = g->samples;
     c->groups = g->groups;
     c->taps = g->kernel[Y] * g->kernel[X];
-    c->pairs = ceil_div(c->inputs, 2);
+    c->channel_steps = ceil_div(c->inputs, c->loops->step_terms);
     c->panels = ceil_div(c->outputs, TILE_ROWS);
     c->panel_rows = ceil_div(c->outputs, c->panels);
     c->panel_rows += c->panel_rows > 1 && c->panel_rows < 8 ? c->panel_rows % 2 : 0;

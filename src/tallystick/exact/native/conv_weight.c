@@ -1,6 +1,6 @@
 /* The gradient of a convolution's weight: each entry is a sum over samples and pixels.
  *
- * Several samples lie one after the other on grids (conv.h). An input's pixels, as 16-bit numbers, are the left operand
+ * Several samples lie one after the other on grids (conv.h). An input's pixels are the left operand
  * of all taps without being copied: a tap only starts elsewhere. The output's gradient, zero wherever the grid holds no
  * output, is packed as the right operand. A thread adds up its samples in int64; the threads' sums are added at the end.
  */
@@ -27,7 +27,8 @@ typedef struct {
     Phase *phases;
     int64_t sums_count;
     int64_t *sums; /* of each thread: [group][row][lane] */
-    int64_t channel_stride, plane_stride, right_stride, thread_bytes;
+    int64_t term_bytes;                               /* of the left operand */
+    int64_t channel_stride, plane_stride, panel_stride, right_stride, thread_bytes;
     char *thread_memory;
 } WeightGradient;
 
@@ -35,7 +36,7 @@ typedef struct {
     WeightGradient *w;
     int64_t *sums;
     float *channel, *right; /* one input channel's grids, TILE_LANES channels of the gradient */
-    int16_t *left;          /* planes of a group's input */
+    char *left;             /* planes of a group's input */
     int32_t *panel;
     int32_t *rows;
 } Thread;
@@ -77,7 +78,7 @@ static void lay_left(const Thread *t, int64_t first, int64_t samples, int64_t ch
         ts_fill(&w->grid, w->input + ((first + n) * all + channel) * area, t->channel + n * w->sample_terms,
                 phase_stride);
     w->loops->single_row(t->channel, w->channel_stride, w->fast, w->high_input[channel], w->low_input[channel],
-                         t->left + channel % g->channels * w->channel_stride, w->plane_stride);
+                         t->left + channel % g->channels * w->channel_stride * w->term_bytes, w->plane_stride);
 }
 
 /* The gradient of outputs first_output .. + lanes - 1 of all samples, as rows of one term for each grid index. */
@@ -98,18 +99,17 @@ static void lay_right(const Thread *t, int64_t first, int64_t samples, int64_t o
 static void multiply_block(const Thread *t, int64_t group, int64_t lane, int64_t lanes, int64_t start, int64_t count) {
     const WeightGradient *w = t->w;
     const int64_t output = group * w->g->outputs + lane;
-    const int64_t panel_plane = BLOCK_STEPS * TILE_LANES + SPILL;
-    const Source right = {t->right, lanes, w->right_stride, w->right_stride, 1, w->high_gradient + output,
+        const Source right = {t->right, lanes, w->right_stride, w->right_stride, 1, w->high_gradient + output,
                           w->low_gradient + output};
-    w->loops->pack(&right, w->fast, 0, TILE_LANES, start, count, t->panel, panel_plane);
+    w->loops->pack(&right, w->fast, 0, TILE_LANES, start, count, t->panel, w->panel_stride);
     int64_t *sums = t->sums + group * w->rows * w->lanes_padded + lane;
     for (int64_t row = 0; row < w->rows; row += TILE_ROWS) {
         Tile tile;
         const int rows = (int)lesser(TILE_ROWS, w->rows - row);
-        TileOperands o = {w->fast, (int)ceil_div(count, 2), rows, (int)lanes, {NULL}, t->rows + row, {NULL}, NULL};
+        TileOperands o = {w->fast, (int)ceil_div(count, w->loops->step_terms), rows, (int)lanes, {NULL}, t->rows + row, {NULL}, NULL};
         for (int p = 0; p < w->planes; p++) {
-            o.a[p] = (const int32_t *)(const void *)(t->left + p * w->plane_stride + start);
-            o.b[p] = t->panel + p * panel_plane;
+            o.a[p] = (const int32_t *)(const void *)(t->left + (p * w->plane_stride + start) * w->term_bytes);
+            o.b[p] = t->panel + p * w->panel_stride;
         }
         w->loops->product(&o, &tile);
         w->loops->accumulate(&tile, w->fast, rows, (int)lanes, sums + row * w->lanes_padded, w->lanes_padded);
@@ -122,7 +122,7 @@ static void samples_task(void *context, int64_t i) {
     const Convolution *g = w->g;
     const int64_t first = i * w->at_once, samples = lesser(w->at_once, g->samples - first);
     const int64_t terms = (samples - 1) * w->sample_terms + (g->output[Y] - 1) * w->grid.width + g->output[X];
-    const int64_t blocks = ceil_div(terms, 2 * BLOCK_STEPS), block = 2 * ceil_div(terms, 2 * blocks);
+    const int64_t blocks = ceil_div(terms, BLOCK_TERMS), block = 2 * ceil_div(terms, 2 * blocks);
     for (int64_t group = 0; group < g->groups; group++) {
         for (int64_t c = 0; c < g->channels; c++) lay_left(t, first, samples, group * g->channels + c);
         for (int64_t lane = 0; lane < g->outputs; lane += TILE_LANES) {
@@ -144,7 +144,7 @@ static void row_offsets(const WeightGradient *w, int32_t *rows) {
         const int64_t phase = y % g->stride[Y] * g->stride[X] + x % g->stride[X];
         const int64_t at = channel * w->channel_stride + phase * phase_stride + y / g->stride[Y] * w->grid.width +
                            x / g->stride[X];
-        rows[row] = row < w->rows ? (int32_t)(at * (int64_t)sizeof(int16_t)) : 0;
+        rows[row] = row < w->rows ? (int32_t)(at * w->term_bytes) : 0;
     }
 }
 
@@ -179,8 +179,8 @@ static void run(void *context, int part, int parts) {
     t.rows = ts_bump(&bump, (size_t)(w->rows + TILE_ROWS) * sizeof(int32_t));
     t.channel = ts_bump(&bump, (size_t)w->channel_stride * sizeof(float));
     t.right = ts_bump(&bump, (size_t)(TILE_LANES * w->right_stride) * sizeof(float));
-    t.left = ts_bump(&bump, (size_t)(w->planes * w->plane_stride) * sizeof(int16_t));
-    t.panel = ts_bump(&bump, (size_t)(w->planes * (BLOCK_STEPS * TILE_LANES + SPILL)) * sizeof(int32_t));
+    t.left = ts_bump(&bump, (size_t)(w->planes * w->plane_stride * w->term_bytes));
+    t.panel = ts_bump(&bump, (size_t)(w->planes * w->panel_stride) * sizeof(int32_t));
     row_offsets(w, t.rows);
     memset(t.sums, 0, (size_t)w->sums_count * sizeof(int64_t));
     ts_phase(w->phases + 1, w->tasks, samples_task, &t);
@@ -204,8 +204,8 @@ static void plan(WeightGradient *w, int threads, Bump *bump) {
     ts_bump(&own, (size_t)(w->rows + TILE_ROWS) * sizeof(int32_t));
     ts_bump(&own, (size_t)w->channel_stride * sizeof(float));
     ts_bump(&own, (size_t)(TILE_LANES * w->right_stride) * sizeof(float));
-    ts_bump(&own, (size_t)(w->planes * w->plane_stride) * sizeof(int16_t));
-    ts_bump(&own, (size_t)(w->planes * (BLOCK_STEPS * TILE_LANES + SPILL)) * sizeof(int32_t));
+    ts_bump(&own, (size_t)(w->planes * w->plane_stride * w->term_bytes));
+    ts_bump(&own, (size_t)(w->planes * w->panel_stride) * sizeof(int32_t));
     w->thread_bytes = (int64_t)own.used;
     w->thread_memory = ts_bump(bump, own.used * (size_t)threads);
 }
@@ -216,15 +216,17 @@ int ts_convolution_grad_weight(const int64_t *numbers, const float *gradient, co
     WeightGradient w = {.g = &g, .gradient = gradient, .input = input, .result = result, .fast = g.bits <= 13};
     int64_t reach[AXES];
     for (int axis = 0; axis < AXES; axis++) reach[axis] = (g.kernel[axis] - 1) * g.dilation[axis] / g.stride[axis];
-    w.loops = ts_tile_loops();
-    w.planes = w.fast ? 1 : PLANES;
+    w.loops = ts_tile_loops(w.fast);
+    w.planes = w.loops->planes[w.fast];
+    w.term_bytes = ts_term_bytes(w.loops);
+    w.panel_stride = BLOCK_TERMS / w.loops->step_terms * w.loops->step_entries * TILE_LANES + SPILL;
     w.grid = ts_grid(g.size, g.stride, g.padding, g.output, reach, 1);
     w.taps = g.kernel[Y] * g.kernel[X];
     w.rows = g.channels * w.taps;
     w.lanes_padded = ceil_div(g.outputs, 8) * 8;
     w.sample_terms = w.grid.height * w.grid.width;
     const int64_t phases = g.stride[Y] * g.stride[X];
-    const int64_t sample_bytes = w.sample_terms * (g.channels * phases * w.planes * 2 + TILE_LANES * 4);
+    const int64_t sample_bytes = w.sample_terms * (g.channels * phases * w.planes * w.term_bytes + TILE_LANES * 4);
     const int64_t fitting = greater(1, lesser(TERMS_AT_ONCE / w.sample_terms, BYTES_AT_ONCE / sample_bytes));
     w.at_once = lesser(fitting, ceil_div(g.samples, g.threads));
     w.tasks = ceil_div(g.samples, w.at_once);

@@ -2,7 +2,7 @@
  *
  * Units come first, one pass over each operand. Then blocks that fit in the caches' larger levels: both operands are
  * rounded and split into panels in one pass, tiles of TILE_ROWS x TILE_LANES are multiplied, and each is put together,
- * scaled, rounded and written in one pass. Sums over more than BLOCK_STEPS steps wait in int64. */
+ * scaled, rounded and written in one pass. Sums over more than BLOCK_TERMS terms wait in int64. */
 #include <string.h>
 
 #include "threads.h"
@@ -53,7 +53,7 @@ static int64_t steps_of(const Product *p, int64_t terms) {
 static void plan_operand(Operand *o, Bump *bump, const Product *p) {
     const int planes = p->loops->planes[p->fast];
     const int64_t steps = steps_of(p, p->k_block);
-    o->plane_stride = ceil_div(steps * o->lanes + SPILL, 16) * 16;
+    o->plane_stride = ceil_div(steps * o->lanes * p->loops->step_entries + SPILL, 16) * 16;
     o->panel_stride = planes * o->plane_stride;
     const int64_t panels = BLOCK_BYTES / (o->panel_stride * (int64_t)sizeof(int32_t));
     o->block = lesser(panels < 1 ? 1 : panels, ceil_div(o->source.outer, o->lanes)) * o->lanes;
@@ -69,7 +69,7 @@ static void plan_operand(Operand *o, Bump *bump, const Product *p) {
 
 /* Block sizes, and the places of everything in the workspace. */
 static void plan(Product *p, Bump *bump) {
-    const int64_t blocks = ceil_div(p->k, 2 * BLOCK_STEPS);
+    const int64_t blocks = ceil_div(p->k, BLOCK_TERMS);
     p->k_block = 2 * ceil_div(p->k, 2 * blocks);
     plan_operand(&p->a, bump, p);
     plan_operand(&p->b, bump, p);
@@ -223,9 +223,9 @@ int ts_matmul(const int64_t *sizes, const int64_t *strides, const float *a, cons
     const int64_t count = sizes[0], m = sizes[1], k = sizes[2], n = sizes[3];
     Batch batch = {.count = count, .a_stride = strides[0], .b_stride = strides[3], .result_stride = m * n};
     Product *p = &batch.product;
-    p->loops = ts_matrix_loops();
     p->bits = bits;
     p->fast = bits <= 13;
+    p->loops = ts_matrix_loops(p->fast);
     p->k = k;
     p->result = result;
     p->result_stride = n;

@@ -230,7 +230,8 @@ TS_TARGET static void TS_NAME(pair_rows)(const float *even, const float *odd, in
 }
 
 TS_TARGET static void TS_NAME(single_row)(const float *row, int64_t count, int fast, float scale_high,
-                                          float scale_low, int16_t *to, int64_t plane_stride) {
+                                          float scale_low, void *place, int64_t plane_stride) {
+    int16_t *to = place;
     typedef int16_t Shorts __attribute__((vector_size(32), aligned(2), may_alias));
     const float high = scale_high, low = scale_low;
     for (int64_t i = 0; i < count; i += 16) {
@@ -324,6 +325,7 @@ static const TileLoops TS_NAME(loops) = {
     .rows = TILE_ROWS,
     .planes = {PLANES, 1},
     .step_terms = 2,
+    .step_entries = 1,
     .step_multiple = 1,
     .product = TS_NAME(product),
     .finish = TS_NAME(finish),
@@ -334,6 +336,10 @@ static const TileLoops TS_NAME(loops) = {
     .single_row = TS_NAME(single_row),
     .peaks = TS_NAME(peaks),
 };
+
+#ifdef TS_FMA
+#include "tile_doubles.h"
+#endif
 
 #undef TS_INLINE
 #undef TS_RUN

@@ -71,18 +71,18 @@ static inline void transpose_scalar(const float *from, int64_t stride, float *to
 #include "tiles_amx.h"
 #endif
 
-enum { HIGHEST = 4 };
+enum { PORTABLE, DOUBLES, AVX2, AVX512, VNNI, AMX_UNIT };
 
-static int limit = HIGHEST;
+static int limit = AMX_UNIT;
 
 static int level(void) {
-    int found = 0;
+    int found = PORTABLE;
 #if TS_X86
-    found = ts_simd_level();
-    if (found == 2 && __builtin_cpu_supports("avx512vnni")) found = 3;
+    if (ts_simd_level() >= 1 && __builtin_cpu_supports("fma")) found = AVX2;
+    if (found == AVX2 && ts_simd_level() >= 2) found = __builtin_cpu_supports("avx512vnni") ? VNNI : AVX512;
 #endif
 #if TS_AMX
-    if (found == 3 && limit >= 4 && amx_usable()) found = 4;
+    if (found == VNNI && limit >= AMX_UNIT && amx_usable()) found = AMX_UNIT;
 #endif
     return found < limit ? found : limit;
 }
@@ -92,23 +92,25 @@ int ts_limit_level(int value) {
     return level();
 }
 
-const TileLoops *ts_tile_loops(void) {
+const TileLoops *ts_tile_loops(int fast) {
 #if TS_X86
     switch (level()) {
-        case 4:
-        case 3: return &loops_vnni;
-        case 2: return &loops_avx512;
-        case 1: return &loops_avx2;
+        case AMX_UNIT:
+        case VNNI: return &loops_vnni;
+        case AVX512: return fast ? &loops_avx512 : &doubles_avx512; /* three int16 products take longer than one */
+        case AVX2: return &loops_avx2;
+        case DOUBLES: return ts_simd_level() == 2 ? &doubles_avx512 : &doubles_avx2;
     }
 #endif
+    (void)fast;
     return &loops_portable;
 }
 
-const TileLoops *ts_matrix_loops(void) {
+const TileLoops *ts_matrix_loops(int fast) {
 #if TS_AMX
-    if (level() == 4) return &loops_amx;
+    if (level() == AMX_UNIT) return &loops_amx;
 #endif
-    return ts_tile_loops();
+    return ts_tile_loops(fast);
 }
 
 static float power_of_two(int exponent) {

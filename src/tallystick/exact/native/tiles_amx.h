@@ -2,7 +2,7 @@
  * Programming Reference, chapter 3): one instruction multiplies 16 rows of 64 terms by 64 terms of 16 lanes.
  *
  * An entry q is d0 + d1 * 2^7 + d2 * 2^14 in `full` and d0 + d1 * 2^7 in `fast`, with digits in [-64, 63] and the highest
- * in [-64, 64]. Products of digits with equal weight are added in the same int32, which holds 2 * BLOCK_STEPS terms:
+ * in [-64, 64]. Products of digits with equal weight are added in the same int32, which holds BLOCK_TERMS terms:
  * 3 * 2^12 * 2016 < 2^31. A step holds four terms, as the bytes of an int32; a panel has a multiple of 16 steps, the last
  * ones zero. A left panel is tiles of int32 [row][step], one below the other; a right one is int32 [step][lane]. */
 #include <cpuid.h>
@@ -291,6 +291,7 @@ static const TileLoops loops_amx = {
     .rows = SIDE,
     .planes = {3, 2},
     .step_terms = STEP_TERMS,
+    .step_entries = 1,
     .step_multiple = SIDE,
     .enter = amx_enter,
     .leave = amx_leave,

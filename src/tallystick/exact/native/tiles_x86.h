@@ -1,4 +1,4 @@
-/* tile_loops.h for AVX2, AVX-512 and AVX-512 with VNNI. */
+/* tile_loops.h for AVX2, AVX-512 and AVX-512 with VNNI, and on doubles with FMA for the first two. */
 #include <immintrin.h>
 
 /* 16 rows of 16 entries of four bytes, whatever these are: they are only moved. */
@@ -32,7 +32,7 @@ TS_AVX512 static inline void transpose_512(const void *matrix, int64_t from_row,
 }
 
 #define TS_LEVEL avx2
-#define TS_TARGET TS_AVX2
+#define TS_TARGET __attribute__((target("avx2,fma")))
 #define TS_VEC __m256i
 #define TS_WIDTH 8
 #define TS_ROWS 6
@@ -47,7 +47,19 @@ TS_AVX512 static inline void transpose_512(const void *matrix, int64_t from_row,
 #define TS_HIGH(x) _mm256_srai_epi32(x, 16)
 #define TS_LOW(x) _mm256_and_si256(x, _mm256_set1_epi32(0xFFFF))
 #define TS_TRANSPOSE(from, stride, to) transpose_scalar(from, stride, to)
+#define TS_FMA(a, b, c) _mm256_fmadd_pd(a, b, c)
+#define TS_DOUBLE __m256d
+#define TS_DOUBLE_LOAD(p) _mm256_loadu_pd(p)
+#define TS_DOUBLE_STORE(p, x) _mm256_storeu_pd(p, x)
+#define TS_DOUBLE_SPREAD(p) _mm256_set1_pd(*(p))
+#define TS_DOUBLE_ZERO() _mm256_setzero_pd()
 #include "tile_loops.h"
+#undef TS_FMA
+#undef TS_DOUBLE
+#undef TS_DOUBLE_LOAD
+#undef TS_DOUBLE_STORE
+#undef TS_DOUBLE_SPREAD
+#undef TS_DOUBLE_ZERO
 #undef TS_LEVEL
 #undef TS_TARGET
 #undef TS_VEC
@@ -80,10 +92,17 @@ TS_AVX512 static inline void transpose_512(const void *matrix, int64_t from_row,
 #define TS_LEVEL avx512
 #define TS_TARGET TS_AVX512
 #define TS_DOT(sums, a, b) _mm512_add_epi32(sums, _mm512_madd_epi16(a, b))
+#define TS_FMA(a, b, c) _mm512_fmadd_pd(a, b, c)
+#define TS_DOUBLE __m512d
+#define TS_DOUBLE_LOAD(p) _mm512_loadu_pd(p)
+#define TS_DOUBLE_STORE(p, x) _mm512_storeu_pd(p, x)
+#define TS_DOUBLE_SPREAD(p) _mm512_set1_pd(*(p))
+#define TS_DOUBLE_ZERO() _mm512_setzero_pd()
 #include "tile_loops.h"
 #undef TS_LEVEL
 #undef TS_TARGET
 #undef TS_DOT
+#undef TS_FMA
 
 #define TS_LEVEL vnni
 #if defined(__clang__)
