@@ -84,11 +84,15 @@ TS_TARGET static void TS_NAME(finish_doubles)(const Tile *tile, int fast, int ro
 TS_TARGET static void TS_NAME(accumulate_doubles)(const Tile *tile, int fast, int rows, int lanes, int64_t *sums,
                                                   int64_t stride) {
     (void)fast;
-    for (int r = 0; r < rows; r++)
-        for (int l = 0; l < lanes; l += 8) {
+    for (int r = 0; r < rows; r++) {
+        int64_t *to = sums + r * stride;
+        int l = 0;
+        for (; l + 8 <= lanes; l += 8) {
             const TS_NAME(Doubles) wide = *(const TS_NAME(Doubles) *)&tile->sum[r][l];
-            *(TS_NAME(Longs) *)(sums + r * stride + l) += __builtin_convertvector(wide, TS_NAME(Longs));
+            *(TS_NAME(Longs) *)(to + l) += __builtin_convertvector(wide, TS_NAME(Longs));
         }
+        for (; l < lanes; l++) to[l] += (int64_t)tile->sum[r][l]; /* beyond a convolution's grid there is anything */
+    }
 }
 
 /* Eight entries rounded to integers. Adding 1.5 * 2^23 rounds to the nearest one, ties to even. */
@@ -113,9 +117,10 @@ TS_TARGET static void TS_NAME(pack_doubles)(const Source *s, int fast, int64_t f
     (void)fast, (void)plane_stride;
     for (int lane = 0; lane < lanes; lane += 16) {
         const int64_t outer0 = first + lane;
-        const float *scale_high = s->scale_high + outer0, *scale_low = s->scale_low + outer0;
         const int inside = outer0 + 16 <= s->outer;
         if (outer0 >= s->outer) break; /* nobody reads what these lanes give */
+        float scale_high[16], scale_low[16];
+        TS_NAME(scales)(s, outer0, lanes - lane, scale_high, scale_low);
         for (int64_t k = 0; k < count; k += 32) {
             const int64_t terms = count - k < 32 ? count - k : 32;
             const float *from = s->data + outer0 * s->outer_stride + (k0 + k) * s->k_stride;

@@ -260,14 +260,24 @@ TS_INLINE void TS_NAME(gather)(const Source *s, int64_t outer0, int64_t k0, int6
     }
 }
 
+/* Of up to 16 lanes of a panel, zero beyond it or the source: the units that follow may not be known yet. */
+TS_INLINE void TS_NAME(scales)(const Source *s, int64_t outer0, int lanes, float *high, float *low) {
+    const int64_t left = s->outer - outer0, outers = left < lanes ? left : lanes;
+    for (int64_t o = 0; o < 16; o++) {
+        high[o] = o < outers ? s->scale_high[outer0 + o] : 0.0f;
+        low[o] = o < outers ? s->scale_low[outer0 + o] : 0.0f;
+    }
+}
+
 TS_TARGET static void TS_NAME(pack)(const Source *s, int fast, int64_t first, int lanes, int64_t k0, int64_t count,
                                     int32_t *panel, int64_t plane_stride) {
     float block[32][16] __attribute__((aligned(64)));
     for (int lane = 0; lane < lanes; lane += 16) {
         const int64_t outer0 = first + lane;
-        const float *scale_high = s->scale_high + outer0, *scale_low = s->scale_low + outer0;
         const int inside = outer0 + 16 <= s->outer;
         if (outer0 >= s->outer) break; /* nobody reads what these lanes give */
+        float scale_high[16], scale_low[16];
+        TS_NAME(scales)(s, outer0, lanes - lane, scale_high, scale_low);
         for (int64_t k = 0; k < count; k += 32) {
             const int64_t terms = count - k < 32 ? count - k : 32;
             const float *from = s->data + outer0 * s->outer_stride + (k0 + k) * s->k_stride;
