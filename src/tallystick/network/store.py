@@ -137,9 +137,13 @@ class Store:
 
     def body(self, height: int, digest: bytes) -> bytes:
         """The block of this digest that we voted for at `height`; empty if there is none."""
-        wanted = "WHERE height = ? AND digest = ? AND length(block) > 0 LIMIT 1"
-        row = next(self._tables.rows("votes", wanted, height, digest), None)
-        return b"" if row is None else row[5]
+        for slot, given in self._given.items():  # in memory: whoever asks for what is not here costs no reading
+            if slot[2] == height and given == digest:
+                key = "WHERE epoch = ? AND view = ? AND height = ? AND phase = ? AND length(block) > 0"
+                row = next(self._tables.rows("votes", key, *slot), None)
+                if row is not None:
+                    return bytes(row[5])
+        return b""
 
     def votes(self) -> tuple[VoteRecord, ...]:
         """All votes above the last stable checkpoint, in the order in which they were given."""
