@@ -1,7 +1,9 @@
 """Engines over TLS on loopback, each with its SQLite file: they commit, and some of them die, come back, or lie."""
 
 import asyncio
+import errno
 import json
+import os
 import random
 import sqlite3
 import ssl
@@ -14,17 +16,18 @@ import uvloop
 from pbft_sockets import validators_at
 
 from tallystick.canon.identity import Key
-from tallystick.canon.votes import Prepare
+from tallystick.canon.votes import Commit, Prepare
 from tallystick.consensus.pbft import ChainOfTrust, Group, Parameters, verify_certificate
-from tallystick.consensus.pbft.messages import Forward, seal_message
+from tallystick.consensus.pbft.messages import Forward, Proposal, open_message, seal_message
 from tallystick.consensus.port import CommittedBlock
 from tallystick.errors import Refused
 from tallystick.network.admission import Admission
+from tallystick.network.channels import Outgoing
 from tallystick.network.engine import HaltedError, PbftEngine, Shell
 from tallystick.network.local import free_ports
 from tallystick.network.peers import Validator, split_address
 from tallystick.network.store import RETAIN_BLOCKS, Store, create_store
-from tallystick.network.tables import DamagedError
+from tallystick.network.tables import DamagedError, StoreError
 from tallystick.network.tls import client_context, make_certificate
 
 KEYS = [Key.from_seed(bytes([i]) * 32) for i in range(5)]
@@ -445,6 +448,51 @@ def test_a_node_whose_disk_fails_stops_before_it_says_anything(tmp_path: Path, m
         await cluster.until(b"one more")
 
     run_cluster(tmp_path, scenario)
+
+
+def test_what_could_not_be_forced_to_disk_once_never_leaves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Linux says of a failed write-back once that it failed, and takes the pages for written then."""
+
+    async def scenario(cluster: Cluster) -> None:
+        cluster.start_four()
+        await cluster.fill(0, 1, "before")
+        await cluster.until(b"before 0")
+        log, peers, force = cluster.stores[3]._tables._log, cluster.engines[3]._peers, os.fdatasync
+        unsaid: set[bytes] = set()
+        left: list[bytes] = []
+        write = Outgoing.flush
+
+        def flush(channel: Outgoing) -> None:
+            left.extend(unsaid.intersection(channel._frames))
+            write(channel)
+
+        def fail_once(descriptor: int) -> None:
+            queued = {frame for channel in peers._outgoing.values() for frame in channel._frames}
+            if descriptor == log and not unsaid and any(is_vote(frame) for frame in queued):
+                unsaid.update(queued)
+                soon = asyncio.get_running_loop().call_soon
+                soon(cluster.engines[3]._turn)  # a frame that has just come asks for it
+                for channel in peers._outgoing.values():
+                    soon(channel.resume_writing)
+                raise OSError(errno.EIO, "Input/output error")
+            force(descriptor)
+
+        monkeypatch.setattr(os, "fdatasync", fail_once)
+        monkeypatch.setattr(Outgoing, "flush", flush)
+        cluster.engines[0].submit(b"one more")
+        with pytest.raises(HaltedError, match="Input/output error"):
+            await cluster.tasks.pop(3)
+        assert unsaid and not left
+        with pytest.raises(StoreError, match="could not be forced to disk"):
+            cluster.stores[3].commit()
+        cluster.stores[3].close()
+        await cluster.until(b"one more")
+
+    run_cluster(tmp_path, scenario)
+
+
+def is_vote(frame: bytes) -> bool:
+    return isinstance(open_message(GROUP, frame)[1], Prepare | Commit | Proposal)
 
 
 def test_a_node_whose_application_raises_stops_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

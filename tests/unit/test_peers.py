@@ -17,8 +17,8 @@ from tallystick.canon.identity import Key
 from tallystick.consensus.pbft.limits import MAX_FRAME_BYTES
 from tallystick.errors import Refused
 from tallystick.network import channels
-from tallystick.network.channels import MAX_QUEUED_BYTES, SMALL_BYTES, Outgoing
-from tallystick.network.inbox import MAX_WAITING_BYTES, Inbox
+from tallystick.network.channels import MAX_QUEUED_BYTES, SMALL_BYTES, Incoming, Outgoing
+from tallystick.network.inbox import FRAME_BYTES, MAX_WAITING_BYTES, Inbox
 from tallystick.network.local import free_ports
 from tallystick.network.peers import Peers, Validator, split_address
 from tallystick.network.tls import client_context, make_certificate, pinned_form, server_context
@@ -377,6 +377,54 @@ def test_a_peer_that_sends_too_fast_is_held_back_until_we_have_caught_up() -> No
             await hang_up(writer)
 
     on_loopback(scenario)
+
+
+class Paused(asyncio.Transport):
+    """The side of a channel from which frames come."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.paused = False
+
+    def pause_reading(self) -> None:
+        self.paused = True
+
+    def resume_reading(self) -> None:
+        self.paused = False
+
+    def is_closing(self) -> bool:
+        return False
+
+
+def incoming(inbox: Inbox) -> tuple[Incoming, Paused]:
+    channel, transport = Incoming(inbox, Counter(), lambda channel: "peer", lambda channel: None), Paused()
+    channel.connection_made(transport)
+    return channel, transport
+
+
+@pytest.mark.parametrize("size", [0, 2, 200])
+def test_many_small_frames_take_no_more_memory_than_a_few_large_ones(size: int) -> None:
+    inbox = Inbox(lambda: None)
+    channel, transport = incoming(inbox)
+    wire, sent = (size.to_bytes(4) + bytes(size)) * 10_000, 0
+    while not transport.paused:
+        channel.data_received(wire)
+        sent += 10_000
+        assert sent <= MAX_WAITING_BYTES // FRAME_BYTES + 10_000
+    assert inbox.waiting <= MAX_WAITING_BYTES + size + FRAME_BYTES
+    taken = 0
+    while inbox:
+        taken += len(inbox.take(256))
+    assert taken == sent and not transport.paused, "what was read already came when there was room"
+
+
+def test_a_channel_that_is_opened_anew_brings_no_new_room() -> None:
+    inbox, frame = Inbox(lambda: None), (200).to_bytes(4) + bytes(200)
+    for _ in range(50):
+        channel, transport = incoming(inbox)
+        while not transport.paused:
+            channel.data_received(frame * 1000)
+        assert inbox.waiting <= MAX_WAITING_BYTES + 200 + FRAME_BYTES
 
 
 async def flood(writer: asyncio.StreamWriter, frame: bytes, count: int) -> None:

@@ -64,9 +64,13 @@ class Outgoing(asyncio.Protocol):
         if self._paused or not self._frames or self.transport.is_closing():
             return
         parts = [part for frame in self._frames for part in (len(frame).to_bytes(LENGTH_BYTES), frame)]
+        self.forget()
+        self.transport.write(b"".join(parts))
+
+    def forget(self) -> None:
+        """Drops what is queued."""
         self._frames.clear()
         self.queued = 0
-        self.transport.write(b"".join(parts))
 
     def _make_room(self) -> None:
         kept: deque[bytes] = deque()
@@ -79,8 +83,7 @@ class Outgoing(asyncio.Protocol):
         self._frames = kept
         if self.queued > MAX_QUEUED_BYTES:
             self._rejections["peer_too_slow"] += 1
-            self._frames.clear()
-            self.queued = 0
+            self.forget()
             self.transport.abort()
 
     # ---- what asyncio calls
@@ -139,6 +142,8 @@ class Incoming(asyncio.Protocol):
     ) -> None:
         self._inbox, self._rejections, self._opened, self._closed = inbox, rejections, opened, closed
         self._received = bytearray()
+        self._held = False
+        """Whether we read nothing more until there is room for what we have."""
         self.transport: asyncio.Transport
         self.peer: str | None = None
 
@@ -152,12 +157,19 @@ class Incoming(asyncio.Protocol):
         if self.peer is None:
             return
         self._received += data
-        room = True
-        while (frame := self._next_frame()) is not None:
-            room = self._inbox.put(self.peer, frame)
-        if not room:
-            self.transport.pause_reading()
-            self._inbox.hold(self.peer, self._resume)
+        if not self._held:
+            self._hand_on(self.peer)
+
+    def _hand_on(self, peer: str) -> None:
+        """Puts whole frames into the inbox, as long as this peer has room there: a new channel brings no new room."""
+        while self._inbox.has_room(peer):
+            frame = self._next_frame()
+            if frame is None:
+                return
+            self._inbox.put(peer, frame)
+        self._held = True
+        self.transport.pause_reading()
+        self._inbox.hold(peer, self._resume)
 
     def _next_frame(self) -> bytes | None:
         """The next whole frame. A length that no frame may have ends the channel, before it takes any memory."""
@@ -178,8 +190,10 @@ class Incoming(asyncio.Protocol):
         return frame
 
     def _resume(self) -> None:
-        if not self.transport.is_closing():
+        if self.peer is not None and not self.transport.is_closing():
+            self._held = False
             self.transport.resume_reading()
+            self._hand_on(self.peer)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._closed(self)

@@ -54,6 +54,7 @@ from tallystick.network.inbox import Inbox
 from tallystick.network.metrics import EngineMetrics
 from tallystick.network.peers import Peers, Validator
 from tallystick.network.store import Store, StoredBlock
+from tallystick.network.tables import StoreError
 
 TICK_SECONDS: Final = 0.025
 """Between turns when nothing happens."""
@@ -201,7 +202,7 @@ class PbftEngine:
             self._loop = None
             if self._ticking is not None:
                 self._ticking.cancel()
-            with suppress(OSError, sqlite3.Error):
+            with suppress(OSError, sqlite3.Error, StoreError):
                 self._store.commit()
             channels.cancel()
             await asyncio.gather(channels, return_exceptions=True)
@@ -251,7 +252,7 @@ class PbftEngine:
 
     def _turn(self) -> None:
         self._scheduled = False
-        if self._loop is None:
+        if self._loop is None or self._over:
             return
         try:
             self._take_turn()
@@ -266,6 +267,8 @@ class PbftEngine:
         while self._events:
             self._feed(self._events.popleft())
         self._feed(Tick(self._shell.now_ms(), self._elapsed_ms()))
+        if self._over:
+            return
         self._finish()
         self._metrics.turn_seconds.observe(time.perf_counter() - began)
         if self._inbox or self._replica.has_more_to_do:
@@ -295,7 +298,7 @@ class PbftEngine:
         Raises:
             Refused: only for `Submitted`.
         """
-        if self._ended is not None and self._ended.done():
+        if self._over:
             return
         before = self._replica.epoch, self._replica.view
         effects = self._replica.step(event)
@@ -315,8 +318,14 @@ class PbftEngine:
             self._last_view_change_ms = self._shell.now_ms()
             self._metrics.view_changes.inc()
 
+    @property
+    def _over(self) -> bool:
+        """Whether this engine has stopped by itself, or was told to."""
+        return self._ended is not None and self._ended.done()
+
     def _stop(self, error: Exception) -> None:
-        """Nothing is voted or said from here on; `run` raises `error`."""
+        """Nothing is voted or said from here on, not even what waits already; `run` raises `error`."""
+        self._peers.fall_silent()
         if self._ended is not None and not self._ended.done():
             what = "the store failed" if isinstance(error, OSError | sqlite3.Error) else "a step raised"
             halted = HaltedError(f"{what}: {type(error).__name__}: {error}")

@@ -10,13 +10,16 @@ from dataclasses import dataclass, field
 from typing import Final
 
 MAX_WAITING_BYTES: Final = 8 * 1024 * 1024
-"""For each peer, above which we stop reading from it. What was read already is still taken in: one frame and a bit."""
+"""For each peer, above which no more is taken of it: so one frame may go beyond."""
+FRAME_BYTES: Final = 512
+"""What a frame counts for beside its own bytes: even an empty one takes memory and time."""
 
 
 @dataclass
 class _Queue:
     frames: deque[bytes] = field(default_factory=deque)
     size: int = 0
+    """What they count for."""
     resume: Callable[[], None] | None = None
     """Lets the peer go on sending; None while it may."""
 
@@ -32,13 +35,16 @@ class Inbox:
         self._queues: dict[str, _Queue] = {}
         self._news = news
 
-    def put(self, peer: str, frame: bytes) -> bool:
-        """Queues `frame`; returns whether the peer may go on. If not, the caller stops reading and calls `hold`."""
+    def has_room(self, peer: str) -> bool:
+        """Whether a frame of `peer` may be put. If not, the caller stops reading and calls `hold`."""
+        queue = self._queues.get(peer)
+        return queue is None or queue.size <= MAX_WAITING_BYTES
+
+    def put(self, peer: str, frame: bytes) -> None:
         queue = self._queues.setdefault(peer, _Queue())
         queue.frames.append(frame)
-        queue.size += len(frame)
+        queue.size += len(frame) + FRAME_BYTES
         self._news()
-        return queue.size <= MAX_WAITING_BYTES
 
     def hold(self, peer: str, resume: Callable[[], None]) -> None:
         """Calls `resume` as soon as half of the peer's room is free again."""
@@ -51,7 +57,7 @@ class Inbox:
         while waiting and len(taken) < limit:
             for peer, queue in waiting:
                 frame = queue.frames.popleft()
-                queue.size -= len(frame)
+                queue.size -= len(frame) + FRAME_BYTES
                 taken.append((peer, frame))
                 if queue.resume is not None and queue.size <= MAX_WAITING_BYTES // 2:
                     resume, queue.resume = queue.resume, None
@@ -61,7 +67,7 @@ class Inbox:
 
     @property
     def waiting(self) -> int:
-        """Bytes, of all peers."""
+        """What the frames of all peers count for, in bytes."""
         return sum(queue.size for queue in self._queues.values())
 
     def __bool__(self) -> bool:

@@ -98,6 +98,11 @@ class Peers:
         for channel in list(self._outgoing.values()):
             channel.flush()
 
+    def fall_silent(self) -> None:
+        """Forgets what was queued: it must never leave."""
+        for channel in self._outgoing.values():
+            channel.forget()
+
     def regroup(self, validators: Sequence[Validator]) -> None:
         """Keeps channels to these validators from now on, and to no others.
 

@@ -102,6 +102,9 @@ class Tables(Generic[S]):
         self.path = path
         self._mark = _mark_beside(path)
         self._dirty, self._synced = False, True
+        self._broken = False
+        """Whether forcing the log to disk failed. The system then takes the pages for written, whatever the disk has:
+        trying again would succeed and say nothing."""
         self._db = _connect(path)
         with self.opening():
             self._open(layout, (chain, identity))
@@ -128,7 +131,8 @@ class Tables(Generic[S]):
 
     def close(self) -> None:
         """Commits what has gathered, and gives the file back."""
-        self.commit()
+        if not self._broken:
+            self.commit()
         os.close(self._log)
         os.close(self._turns)
         self._db.close()
@@ -139,11 +143,22 @@ class Tables(Generic[S]):
         self.close()
 
     def commit(self) -> bool:
-        """Everything changed so far is on disk when this returns. Whether there was anything."""
+        """Everything changed so far is on disk when this returns. Whether there was anything.
+
+        Raises:
+            OSError: that failed.
+            StoreError: it failed before.
+        """
+        if self._broken:
+            raise StoreError(f"{self.path}: it could not be forced to disk, so nobody knows what of it is there")
         self.settle()
         if self._synced:
             return False
-        os.fdatasync(self._log)
+        try:
+            os.fdatasync(self._log)
+        except OSError:
+            self._broken = True
+            raise
         os.pwrite(self._turns, _mark_of(self.summary.turn), 0)
         self._synced = True
         return True
