@@ -5,6 +5,7 @@ from pbft_cluster import (
     FOUR,
     KEYS,
     Cluster,
+    Node,
     cluster,
     content_of,
     group_of,
@@ -19,7 +20,7 @@ from pbft_cluster import (
 )
 
 from tallystick.canon.votes import Checkpoint, seal_vote
-from tallystick.consensus.pbft import ChainOfTrust, Group, Parameters
+from tallystick.consensus.pbft import ChainOfTrust, Group, Parameters, Replica
 from tallystick.consensus.pbft.certificate import decode_content, verify_checkpoint
 from tallystick.consensus.pbft.io import Broadcast, ContentRecord, EpochRecord, Regroup, Send
 from tallystick.consensus.pbft.messages import Checkpoints, open_message
@@ -325,3 +326,23 @@ def test_a_group_has_each_validator_once_and_not_too_many() -> None:
     with pytest.raises(Refused, match="bad_identity"):
         Group("test", ("nobody",))
     assert group_of(4).primary(5) == KEYS[1].identity
+
+
+def test_a_new_key_that_knows_a_stable_checkpoint_shows_it_to_those_whom_the_old_key_did_not_reach() -> None:
+    """Validator 3 is faulty. 0 becomes 4 at a checkpoint; its old key's vote for that never comes, and 4 has none."""
+    four = cluster(4)
+    four.crash(3)
+    four.passes = lambda sender, to, message: not (isinstance(message, Checkpoint | Checkpoints) and sender == 0)
+    four.order(b"validators 4 1 2 3")
+    four.run(1000)
+    old = four.nodes.pop(0)
+    assert old.replica.may_leave and not four[1].replica.may_leave
+    four.seen.pop(0)
+    disk = old.disk
+    four.nodes[4] = Node(old.genesis, KEYS[4], disk, Replica(old.genesis, KEYS[4], disk.durable()))
+    four.passes = lambda sender, to, message: True
+    four.run(1000)
+    for number in range(6):
+        four.submit(1, b"%d" % number)
+        four.run(1000)
+    assert all(node.replica.may_leave and node.replica.height >= 8 for node in four.up)

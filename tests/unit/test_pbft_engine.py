@@ -15,7 +15,7 @@ import pytest
 import uvloop
 from pbft_sockets import validators_at
 
-from tallystick.canon.identity import Key
+from tallystick.canon.identity import Key, save_key
 from tallystick.canon.votes import Commit, Prepare
 from tallystick.consensus.pbft import ChainOfTrust, Group, Parameters, verify_certificate
 from tallystick.consensus.pbft.messages import Forward, Proposal, open_message, seal_message
@@ -29,6 +29,7 @@ from tallystick.network.peers import Validator, split_address
 from tallystick.network.store import RETAIN_BLOCKS, Store, create_store
 from tallystick.network.tables import DamagedError, StoreError
 from tallystick.network.tls import client_context, make_certificate
+from tallystick.network.validator import NEXT_KEY, next_key_can_take_over
 
 KEYS = [Key.from_seed(bytes([i]) * 32) for i in range(5)]
 NAMES = [key.identity for key in KEYS]
@@ -117,6 +118,8 @@ class Cluster:
         self.tasks: dict[int, asyncio.Task[None]] = {}
         self.accused: list[str] = []
         self.newcomers: tuple[str, ...] = ()
+        self.settled: dict[int, asyncio.Event] = {}
+        """Set when a checkpoint has become stable."""
 
     def start(
         self, index: int, deadline_ms: int | None = None, *, retain: int = RETAIN_BLOCKS, muted: bool = False
@@ -127,7 +130,14 @@ class Cluster:
         ledger = self.ledgers[index] = Ledger(self.folder / f"{index}.json")
         ledger.deadline_ms = deadline_ms
         accuse = lambda culprit, first, second: self.accused.append(culprit)  # noqa: E731
-        shell = Shell(self.directory, accuse, newcomers=lambda: self.newcomers, jitter=random.Random(index))
+        settled = self.settled[index] = asyncio.Event()
+        shell = Shell(
+            self.directory,
+            accuse,
+            settled=settled.set,
+            newcomers=lambda: self.newcomers,
+            jitter=random.Random(index),
+        )
         self.engines[index] = PbftEngine(
             KEYS[index],
             GROUP,
@@ -580,5 +590,66 @@ def test_a_validator_that_sends_garbage_is_counted_and_stops_nobody(tmp_path: Pa
         assert cluster.engines[0].status().rejections == {"truncated": 2, "bad_signature": 1}
         writer.transport.abort()
         await asyncio.gather(writer.wait_closed(), return_exceptions=True)
+
+    run_cluster(tmp_path, scenario)
+
+
+def test_who_is_started_again_still_reaches_the_leaver_whose_vote_it_needs(tmp_path: Path) -> None:
+    """Validator 3 is faulty and never says a word: the checkpoint at which 0 leaves needs the votes of 0, 1 and 2."""
+
+    async def scenario(cluster: Cluster) -> None:
+        cluster.newcomers = (NAMES[4],)
+        for index in (0, 1, 2, 4):
+            cluster.start(index)
+        await cluster.fill(1, 3, "before")
+        lose_checkpoints(cluster.engines[0])
+        cluster.engines[1].submit(b"validators 4 1 2 3")
+        await cluster.until(b"validators 4 1 2 3")
+        assert cluster.engines[0].group.epoch == 1 and cluster.engines[1].status().checkpoint == 0
+        for index in (1, 2, 4):
+            await cluster.stop(index)
+        del cluster.engines[0]._peers.broadcast, cluster.engines[0]._peers.send  # nothing is lost any more
+        for index in (1, 2, 4):
+            cluster.start(index)
+            assert NAMES[0] in cluster.engines[index].members
+        await cluster.fill(1, 6, "after")
+        await cluster.until(b"after 5")
+
+    run_cluster(tmp_path, scenario)
+
+
+def lose_checkpoints(engine: PbftEngine) -> None:
+    """From now on nobody hears of the checkpoints that this node executes to."""
+    peers = engine._peers
+    broadcast, send = peers.broadcast, peers.send
+    peers.broadcast = lambda frame: None if is_checkpoint(frame) else broadcast(frame)  # type: ignore[method-assign]
+    peers.send = lambda peer, frame: None if is_checkpoint(frame) else send(peer, frame)  # type: ignore[method-assign]
+
+
+def is_checkpoint(frame: bytes) -> bool:
+    return b"\xaacheckpoint" in frame
+
+
+def test_an_old_key_stays_until_nobody_needs_its_vote_any_more(tmp_path: Path) -> None:
+    """The next key cannot vote for the checkpoint that brought it in."""
+    home = tmp_path / "home"
+    save_key(KEYS[4], home / NEXT_KEY)
+
+    async def scenario(cluster: Cluster) -> None:
+        for index in (0, 1, 2):
+            cluster.start(index)
+        for index in (1, 2):
+            lose_checkpoints(cluster.engines[index])
+        await cluster.fill(0, 3, "before")
+        old = cluster.engines[0]
+        assert not next_key_can_take_over(home, KEYS[0], old), "it is not in office"
+        old.submit(b"validators 4 1 2 3")
+        await cluster.until(b"validators 4 1 2 3")
+        assert NAMES[4] in old.group.validators
+        assert not next_key_can_take_over(home, KEYS[0], old), "its vote may not have come"
+        for index in (1, 2):
+            del cluster.engines[index]._peers.broadcast, cluster.engines[index]._peers.send
+        await cluster.settled[0].wait()
+        assert next_key_can_take_over(home, KEYS[0], old)
 
     run_cluster(tmp_path, scenario)

@@ -78,6 +78,8 @@ class Shell:
     """Told of two votes of one validator that exclude each other."""
     regrouped: Callable[[Group], None] = lambda group: None
     """Told when other validators agree from now on."""
+    settled: Callable[[], None] = lambda: None
+    """Told when a checkpoint has become stable."""
     newcomers: Callable[[], tuple[str, ...]] = lambda: ()
     """Who may follow, since it is about to become a validator. Some may be validators already."""
     now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000
@@ -165,8 +167,8 @@ class PbftEngine:
         durable = recover(genesis, application, store)
         self._replica = Replica(genesis, key, durable, timeout_ms=timeout_ms)
         self._group = self._replica.group
-        before = durable.previous.validators if durable.previous else ()
-        self._members = (*before, *self._group.validators)
+        previous = self._replica.previous
+        self._members = (*(previous.validators if previous else ()), *self._group.validators)
         self._guests: tuple[str, ...] = ()
         self._peers = Peers(key, self._reachable(self._members), listen, self._inbox, self._opened, shell.jitter)
         self._welcome()
@@ -211,6 +213,16 @@ class PbftEngine:
     def group(self) -> Group:
         """Of the present epoch."""
         return self._replica.group
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        """Of the epoch before, if there was one, and of the present one: who is talked to."""
+        return self._members
+
+    @property
+    def may_leave(self) -> bool:
+        """Whether a validator of the epoch before may stop for good."""
+        return self._replica.may_leave
 
     def status(self) -> EngineStatus:
         replica = self._replica
@@ -300,7 +312,7 @@ class PbftEngine:
         """
         if self._over:
             return
-        before = self._replica.epoch, self._replica.view
+        before, stable = (self._replica.epoch, self._replica.view), self._replica.stable
         effects = self._replica.step(event)
         try:
             events = deque(self._carry_out(effects))
@@ -310,6 +322,8 @@ class PbftEngine:
             self._stop(error)
         if (self._replica.epoch, self._replica.view) != before:
             self._count_view(before)
+        if self._replica.stable != stable:
+            self._shell.settled()
 
     def _count_view(self, before: tuple[int, int]) -> None:
         epoch, view = before

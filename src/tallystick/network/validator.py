@@ -6,6 +6,7 @@ genesis.json    the network that it belongs to
 card.json       where it is reached; not needed if that is in genesis.json or in the ledger
 consensus.db    blocks, votes and what else must not be lost, with consensus.turn beside it
 ledger.db       what executing the blocks gave
+peers.json      where the validators of the last two epochs are reached
 """
 
 import asyncio
@@ -27,8 +28,10 @@ from tallystick.consensus.pbft.limits import TIMEOUT_MS, TRANSFER_GAP
 from tallystick.errors import Refused, TallystickError
 from tallystick.ledger.genesis import Genesis, ValidatorInfo, chain_id
 from tallystick.ledger.membership import newcomers
+from tallystick.ledger.state import Validator as Listed
 from tallystick.ledger.transactions import Accuse, AnyBody, sign_transaction
 from tallystick.network import views
+from tallystick.network.addresses import AddressBook
 from tallystick.network.api import Api
 from tallystick.network.auditor import Auditor
 from tallystick.network.blobs import BlobStore
@@ -46,7 +49,7 @@ from tallystick.proof.durable import sync, write_whole
 log = logging.getLogger(__name__)
 
 KEY, NEXT_KEY, OLD_KEY = "key", "key.next", "key.old"
-GENESIS, CARD, CONSENSUS, LEDGER = "genesis.json", "card.json", "consensus.db", "ledger.db"
+GENESIS, CARD, CONSENSUS, LEDGER, PEERS = "genesis.json", "card.json", "consensus.db", "ledger.db", "peers.json"
 MAX_CARD_BYTES: Final = 64 * 1024
 
 
@@ -145,7 +148,7 @@ class _Process:
     def __init__(self, home: Path, genesis: Genesis, key: Key, retain: int, timeout_ms: int) -> None:
         self._genesis, self._key, self._chain = genesis, key, chain_id(genesis)
         self._home = home
-        self._known = {v.identity: Validator(v.identity, v.address, v.certificate) for v in genesis.validators}
+        self._addresses = AddressBook(home / PEERS, map(_reached_at, genesis.validators))
         self._stopping = asyncio.Event()
         self._metrics = EngineMetrics()
         self._accusations: dict[str, Accuse] = {}
@@ -158,7 +161,9 @@ class _Process:
         try:
             self._node = Node(genesis, home / LEDGER)
             jitter = random.Random(key.identity)  # noqa: S311  # no secret: only when to dial
-            shell = Shell(self._look_up, self._accuse, self._regrouped, self._newcomers, jitter=jitter)
+            shell = Shell(
+                self._look_up, self._accuse, self._regrouped, self._look_for_new_key, self._newcomers, jitter=jitter
+            )
             first, listen = first_group(genesis), read_card(home, genesis, key.identity).address
             self._engine = PbftEngine(
                 key, first, self._node, self._store, shell, listen=listen, timeout_ms=timeout_ms, metrics=self._metrics
@@ -189,7 +194,7 @@ class _Process:
         server = http_server(Api(self.node, self._engine, self._status, self._metrics.text, self._store))
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._stopping.set)
-        self._look_for_new_key(self._engine.group)
+        self._look_for_new_key()
         auditor.start()
         auditor.notify(self.node.state)
         on_ready(self._status())
@@ -234,9 +239,8 @@ class _Process:
 
     def _look_up(self, identity: str) -> Validator | None:
         """From the ledger, or where it was the last time; a validator that leaves is talked to for an epoch more."""
-        for listed in (*newcomers(self.node.state), *self.node.state.validators):
-            self._known[listed.identity] = Validator(listed.identity, listed.address, listed.certificate)
-        return self._known.get(identity)
+        self._addresses.learn(map(_reached_at, (*newcomers(self.node.state), *self.node.state.validators)))
+        return self._addresses.find(identity)
 
     def _newcomers(self) -> tuple[str, ...]:
         state = self.node.state
@@ -260,13 +264,24 @@ class _Process:
     def _regrouped(self, group: Group) -> None:
         names = ", ".join(identity[:12] for identity in group.validators)
         log.info("epoch %d after block %d: %s", group.epoch, group.start, names)
-        self._look_for_new_key(group)
+        self._addresses.keep(self._engine.members)
+        self._look_for_new_key()
         self._press_charges()
 
-    def _look_for_new_key(self, group: Group) -> None:
-        """Ends this life if the key that takes the place of ours is in office."""
-        next_key = self._home / NEXT_KEY
-        if self._key.identity not in group.validators and next_key.exists():
-            self.key_is_old = load_key(next_key).identity in group.validators
-            if self.key_is_old:
-                self._stopping.set()
+    def _look_for_new_key(self) -> None:
+        """Ends this life if the next key can take over."""
+        self.key_is_old = next_key_can_take_over(self._home, self._key, self._engine)
+        if self.key_is_old:
+            self._stopping.set()
+
+
+def _reached_at(listed: ValidatorInfo | Listed) -> Validator:
+    return Validator(listed.identity, listed.address, listed.certificate)
+
+
+def next_key_can_take_over(home: Path, key: Key, engine: PbftEngine) -> bool:
+    """Whether the next key is in office, and nobody will need another vote of `key`, which the next one cannot give."""
+    voters, next_key = engine.group.validators, home / NEXT_KEY
+    if key.identity in voters or not engine.may_leave or not next_key.exists():
+        return False
+    return load_key(next_key).identity in voters

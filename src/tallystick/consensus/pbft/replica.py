@@ -98,6 +98,11 @@ class Replica:
         return self._state.group
 
     @property
+    def previous(self) -> Group | None:
+        """Of the epoch before: its members may still be owed votes, and owe some."""
+        return self._state.previous
+
+    @property
     def epoch(self) -> int:
         return self._state.group.epoch
 
@@ -133,6 +138,12 @@ class Replica:
     def stable(self) -> int:
         """Height of the last stable checkpoint that can be proven."""
         return self._state.stable.height
+
+    @property
+    def may_leave(self) -> bool:
+        """Whether a validator of the epoch before may stop for good: the checkpoint at which that epoch ended is stable
+        here, so whoever lacks votes for it can be shown those of a quorum."""
+        return self._state.stable.height >= self._state.group.start
 
     @property
     def transferring(self) -> bool:
