@@ -1,6 +1,7 @@
 """Transactions over HTTP: one, many, and again. The engine orders whatever it is given at once, alone."""
 
 import asyncio
+import sqlite3
 from collections.abc import Coroutine
 from contextlib import closing
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from pbft_cluster import FOUR, KEYS, block_at, certify, content_of, stable_proof
 
 from ledger_network import CLIENT, RICH, beacon_of, key, make_genesis
+from tallystick.canon.chunks import manifest_of
 from tallystick.canon.hashing import blob_name
 from tallystick.consensus.pbft.io import CheckpointRecord
 from tallystick.consensus.pbft.limits import MAX_BLOCK_BYTES
@@ -21,6 +23,7 @@ from tallystick.network.api import MAX_BULK, MAX_BULK_BYTES, Api
 from tallystick.network.dial import MAX_BLOCKS_REPLY_BYTES
 from tallystick.network.node import Node
 from tallystick.network.store import Store, StoredBlock, create_store
+from tallystick.network.tables import DamagedError
 
 PAY = Transfer(key("ann").identity, 7)
 STATUS = views.Status("", "", "", 0, 0, 0, "", 0, 0, {})
@@ -226,6 +229,29 @@ def test_a_page_of_blocks_is_bounded_in_number_and_in_bytes(face: Face, tmp_path
                     assert len(reply.content) < MAX_BLOCKS_REPLY_BYTES
 
     run(story())
+
+
+def test_a_block_that_is_not_what_was_written_ends_the_validator_and_is_not_shown(face: Face, tmp_path: Path) -> None:
+    path, found = tmp_path / "consensus.db", list[DamagedError]()
+
+    async def story() -> None:
+        create_store(path, "test", KEYS[0].identity, muted=False)
+        with closing(Store(path, "test", KEYS[0].identity)) as store:
+            store.save_snapshot(8, manifest_of(b"state"), b"state")
+            fill(store, blocks=8)
+        with closing(sqlite3.connect(path, isolation_level=None)) as db:
+            db.execute("UPDATE blocks SET block = x'00' WHERE height = 2")
+        with closing(Store(path, "test", KEYS[0].identity)) as store:
+            api = Api(face.node, face.engine, lambda: STATUS, lambda: b"", store, damaged=found.append)
+            transport = httpx.ASGITransport(api.application())
+            async with httpx.AsyncClient(transport=transport, base_url="http://validator") as http:
+                assert (await http.get("/v1/blocks/1")).status_code == 200
+                assert not found
+                reply = await http.get("/v1/blocks/2")
+                assert (reply.status_code, reply.json()["code"]) == (503, "damaged")
+
+    run(story())
+    assert "validator recover" in str(found[0])
 
 
 def fill(store: Store, blocks: int) -> list[bytes]:

@@ -4,20 +4,22 @@ import asyncio
 import json
 import pkgutil
 import shutil
+import sqlite3
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
+from tallystick.canon.chunks import manifest_of
 from tallystick.canon.identity import Key, load_key, save_key
 from tallystick.cli.main import app
-from tallystick.consensus.pbft.io import MuteRecord, Phase, VoteRecord
+from tallystick.consensus.pbft.io import CheckpointRecord, MuteRecord, Phase, VoteRecord
 from tallystick.ledger.genesis import chain_id
 from tallystick.network.genesis import read_genesis
 from tallystick.network.local import free_ports, make_network
 from tallystick.network.recovery import recover
-from tallystick.network.store import Store
+from tallystick.network.store import Store, StoredBlock
 from tallystick.network.tables import DamagedError, StoreError
 from tallystick.network.validator import (
     CONSENSUS,
@@ -79,6 +81,20 @@ def test_a_validator_without_its_log_does_not_run_and_comes_back_muted(home: Pat
     assert recover(home).damage == ""
     with closing(store_of(home)) as store:
         assert store.mute() == MuteRecord(), "to ask twice does not give the voice back"
+
+
+def test_an_old_block_that_was_changed_is_found_by_a_recovery_and_not_by_a_start(home: Path) -> None:
+    with closing(store_of(home)) as store:
+        for height in range(1, 5):
+            store.save_block(StoredBlock(height, bytes(32), height, b"block", b"certificate"))
+        store.save_snapshot(4, manifest_of(b"state"), b"state")
+        store.save(CheckpointRecord(0, 4, b"stable", ends=False))
+    with closing(sqlite3.connect(home / CONSENSUS, isolation_level=None)) as db:
+        db.execute("UPDATE blocks SET block = x'00' WHERE height = 2")
+    store_of(home).close()
+    done = recover(home)
+    assert done.muted and "a row of `blocks` (2) is not what was written" in done.damage
+    assert recover(home).damage == ""
 
 
 SPOILT = b"not a database, and long enough to tell" * 50

@@ -452,7 +452,39 @@ def test_no_flipped_bit_changes_what_is_read(tmp_path: Path, position: int) -> N
     assert len(store.votes()) == 2
     assert (store.view(), store.epochs(), store.history()) == (ViewRecord(1, 0), (EPOCH,), (b"stable",))
     assert store.head() == Head(9, bytes([9]) * 32, 1009)
+    try:
+        store.check()
+    except DamagedError:
+        pass
+    else:
+        assert list(store.blocks(1, 9)) == [block(height) for height in range(1, 10)]
     store.close()
+
+
+def overwrite_old_blocks(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    page = data.index(b"three", len(data) // 2) // 4096  # neither the first block nor the last ones
+    data[4096 * page : 4096 * (page + 1)] = b"\x55" * 4096
+    path.write_bytes(data)
+
+
+OLD_DAMAGE: dict[str, Callable[[Path], object]] = {
+    "an old block was changed": lambda path: sql(path, "UPDATE blocks SET block = x'00' WHERE height = 3"),
+    "an old block is gone": lambda path: sql(path, "DELETE FROM blocks WHERE height = 3"),
+    "a page of old blocks was overwritten": overwrite_old_blocks,
+}
+
+
+@pytest.mark.parametrize("what", OLD_DAMAGE)
+def test_damage_that_decides_no_vote_is_found_when_all_is_checked(path: Path, what: str) -> None:
+    with closing(made(path)) as store:
+        for height in range(1, 60):
+            store.save_block(StoredBlock(height, bytes(32), height, b"three" * 200, b"certificate"))
+        store.save_snapshot(56, manifest_of(b"state"), b"state")
+        store.save(CheckpointRecord(0, 56, b"stable", ends=True))
+    OLD_DAMAGE[what](path)
+    with closing(opened(path)) as store, pytest.raises(DamagedError, match="validator recover"):
+        store.check()
 
 
 def test_a_store_in_place_of_a_lost_one_starts_muted(path: Path) -> None:

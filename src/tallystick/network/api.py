@@ -45,6 +45,7 @@ from tallystick.network.bounded_http import Bodies
 from tallystick.network.metrics import METRICS_TYPE
 from tallystick.network.node import Node
 from tallystick.network.store import Store
+from tallystick.network.tables import DamagedError
 
 MAX_WAIT_MS: Final = 30_000
 MAX_BULK_BYTES: Final = 8 * 2**20
@@ -65,6 +66,7 @@ class Api:
 
     Args:
         store: where blocks are kept with their certificates; None if the engine keeps them elsewhere.
+        damaged: told when what was asked for is not what was written.
     """
 
     def __init__(
@@ -75,8 +77,10 @@ class Api:
         metrics: Callable[[], bytes],
         store: Store | None = None,
         bodies: Bodies | None = None,
+        damaged: Callable[[DamagedError], None] = lambda error: None,
     ) -> None:
         self._node, self._engine, self._status, self._metrics, self._kept = node, engine, status, metrics, store
+        self._damaged = damaged
         self._bodies = bodies or Bodies()
 
     def application(self) -> Starlette:
@@ -96,9 +100,9 @@ class Api:
             "/v1/blocks": self._blocks,
             "/v1/history": self._checkpoints,
         }
-        routes = [Route(path, _replying(handler)) for path, handler in get.items()]
-        routes.append(Route("/v1/transactions", _replying(self._submit), methods=["POST"]))
-        routes.append(Route("/v1/transactions/bulk", _replying(self._submit_many), methods=["POST"]))
+        routes = [Route(path, self._replying(handler)) for path, handler in get.items()]
+        routes.append(Route("/v1/transactions", self._replying(self._submit), methods=["POST"]))
+        routes.append(Route("/v1/transactions/bulk", self._replying(self._submit_many), methods=["POST"]))
         routes.append(Route("/metrics", self._show_metrics))
         return Starlette(routes=routes)
 
@@ -226,20 +230,22 @@ class Api:
             raise Refused("no_such_task", f"task {name[:64]}: not on this ledger (yet)")
         return task
 
+    def _replying(self, handler: Handler) -> Callable[[Request], Awaitable[Response]]:
+        """Turns a handler's result, or its refusal, into a response."""
 
-def _replying(handler: Handler) -> Callable[[Request], Awaitable[Response]]:
-    """Turns a handler's result, or its refusal, into a response."""
+        async def respond(request: Request) -> Response:
+            try:
+                return _json(await handler(request), 200)
+            except Refused as refused:
+                failure = views.Failure(refused.code, refused.reason)
+                if refused.code in UNREAD:
+                    return _json(failure, UNREAD[refused.code], {"connection": "close"})
+                return _json(failure, 404 if refused.code in NOT_FOUND else 400)
+            except DamagedError as error:
+                self._damaged(error)
+                return _json(views.Failure("damaged", "this validator's files are damaged; ask another one"), 503)
 
-    async def respond(request: Request) -> Response:
-        try:
-            return _json(await handler(request), 200)
-        except Refused as refused:
-            failure = views.Failure(refused.code, refused.reason)
-            if refused.code in UNREAD:
-                return _json(failure, UNREAD[refused.code], {"connection": "close"})
-            return _json(failure, 404 if refused.code in NOT_FOUND else 400)
-
-    return respond
+        return respond
 
 
 def _json(value: Any, code: int, headers: dict[str, str] | None = None) -> Response:

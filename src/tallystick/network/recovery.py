@@ -52,7 +52,8 @@ def recover(home: Path) -> Recovered:
 
 def _damage_of_log(home: Path, chain: str, identity: str) -> str:
     try:
-        Store(home / CONSENSUS, chain, identity).close()
+        with closing(Store(home / CONSENSUS, chain, identity)) as store:
+            store.check()
     except DamagedError as error:
         return str(error)
     return ""

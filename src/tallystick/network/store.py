@@ -52,6 +52,7 @@ CREATE TABLE snapshots (
 CREATE TABLE contents (height INTEGER PRIMARY KEY, content BLOB NOT NULL, seal BLOB NOT NULL) STRICT;
 CREATE TABLE chunks (number INTEGER PRIMARY KEY, data BLOB NOT NULL, seal BLOB NOT NULL) STRICT;
 """
+TABLES: Final = ("votes", "latest", "history", "blocks", "snapshots", "contents", "chunks")
 MANIFEST: Final = -1
 """The part of a snapshot that is the manifest of the others."""
 
@@ -118,6 +119,20 @@ class Store:
     def settle(self) -> None:
         """Everything saved so far is the system's, and comes back after a crash of this process."""
         self._tables.settle()
+
+    def check(self) -> None:
+        """Reads every row. A start reads what decides what this validator may sign, and no block below that.
+
+        Raises:
+            DamagedError: one is not what was written, or a block is gone.
+        """
+        for table in TABLES:
+            for _ in self._tables.rows(table):
+                pass
+        first, last = self.first_height(), self._summary.height
+        count = sum(1 for _ in self.blocks(first, last))
+        if count < last - first + 1:
+            raise DamagedError(self.path, f"block {first + count} of {first} to {last} is gone")
 
     # ---- records
 

@@ -299,11 +299,13 @@ def sealed_rows(db: sqlite3.Connection, path: Path, table: str, which: str = "",
 
     Raises:
         DamagedError: one is not what was written.
+        StoreError: the file cannot be read now.
     """
-    for *row, seal in db.execute(f"SELECT * FROM {table} {which}", values):  # noqa: S608  # our own names
-        if seal != seal_of(table, row):
-            raise DamagedError(path, f"a row of `{table}` ({row[0]}) is not what was written")
-        yield tuple(row)
+    with blaming(path):
+        for *row, seal in db.execute(f"SELECT * FROM {table} {which}", values):  # noqa: S608  # our own names
+            if seal != seal_of(table, row):
+                raise DamagedError(path, f"a row of `{table}` ({row[0]}) is not what was written")
+            yield tuple(row)
 
 
 def owner_of(path: Path) -> str | None:

@@ -42,7 +42,7 @@ from tallystick.network.node import Node
 from tallystick.network.peers import Validator
 from tallystick.network.serving import http_server, listen_http, run_until
 from tallystick.network.store import RETAIN_BLOCKS, Store
-from tallystick.network.tables import owner_of
+from tallystick.network.tables import DamagedError, owner_of
 from tallystick.network.tls import make_certificate
 from tallystick.proof.durable import sync, write_whole
 
@@ -90,7 +90,7 @@ async def run_validator(
         timeout_ms: patience with the first primary of an epoch.
 
     Raises:
-        DamagedError: the folder does not hold what was written; nothing was signed.
+        DamagedError: the folder does not hold what was written. Most of that is noticed before anything is signed.
         HaltedError: it stopped by itself, since going on could do harm.
         ValidatorError, GenesisFileError, KeyFileError, StoreError, Refused: it cannot start; the message says why.
     """
@@ -153,6 +153,7 @@ class _Process:
         self._metrics = EngineMetrics()
         self._accusations: dict[str, Accuse] = {}
         """By culprit."""
+        self._damage: DamagedError | None = None
         self.key_is_old = False
         """Whether this life ended because the next key is in office."""
         retain = max(retain, (TRANSFER_GAP + 1) * genesis.agreement.interval)
@@ -191,7 +192,8 @@ class _Process:
         auditor = Auditor(self._key.identity, blobs, submit)
         self.node.listen(auditor.notify)
         self._metrics.registry.register(StatusCollector(self._engine.status))
-        server = http_server(Api(self.node, self._engine, self._status, self._metrics.text, self._store))
+        api = Api(self.node, self._engine, self._status, self._metrics.text, self._store, damaged=self._stop_damaged)
+        server = http_server(api)
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._stopping.set)
         self._look_for_new_key()
@@ -203,6 +205,13 @@ class _Process:
             await run_until(self._stopping, self._engine.run(), work, server, self.node.let_go)
         finally:
             auditor.stop()
+        if self._damage is not None:
+            raise self._damage
+
+    def _stop_damaged(self, error: DamagedError) -> None:
+        """Ends this life: of a damaged file nobody knows what else is wrong."""
+        self._damage = error
+        self._stopping.set()
 
     def _status(self) -> views.Status:
         now = self._engine.status()
