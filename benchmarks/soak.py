@@ -27,10 +27,11 @@ from benchmarks.cluster import Cluster, Connection, Wallet, running
 from benchmarks.report import Row, progress, publish
 from tallystick.canon.encoding import to_json
 from tallystick.canon.quorum import faults
-from tallystick.ledger.genesis import dump_genesis, load_genesis
+from tallystick.ledger.genesis import chain_id, dump_genesis, load_genesis
 from tallystick.network.local import WORKER_BALANCE, LocalNetwork
 from tallystick.network.peers import split_address
-from tallystick.network.validator import CARD, GENESIS
+from tallystick.network.store import create_store
+from tallystick.network.validator import CARD, CONSENSUS, GENESIS
 
 WINDOW_SECONDS: Final = 10.0
 FAULTS: Final = ("kill", "stop", "disconnect")
@@ -100,7 +101,8 @@ class Gate:
 
 
 def put_gates(network: LocalNetwork) -> list[Gate]:
-    """Makes the genesis document name gates; where the validators really listen is in their cards."""
+    """Makes the genesis document name gates; where the validators really listen is in their cards. That makes it
+    another chain, so their logs are made anew."""
     genesis = load_genesis((network.root / GENESIS).read_bytes())
     gates, infos = [], []
     for member, info in zip(network.validators, genesis.validators, strict=True):
@@ -108,9 +110,13 @@ def put_gates(network: LocalNetwork) -> list[Gate]:
         (member.home / CARD).write_bytes(to_json(info))
         infos.append(msgspec.structs.replace(info, address=f"127.0.0.1:{gate.port}"))
         gates.append(gate)
-    document = dump_genesis(msgspec.structs.replace(genesis, validators=tuple(infos)))
+    changed = msgspec.structs.replace(genesis, validators=tuple(infos))
     for home in (network.root, *(member.home for member in network.validators)):
-        (home / GENESIS).write_bytes(document)
+        (home / GENESIS).write_bytes(dump_genesis(changed))
+    for member in network.validators:
+        for path in member.home.glob(f"{Path(CONSENSUS).stem}.*"):
+            path.unlink()
+        create_store(member.home / CONSENSUS, chain_id(changed), member.identity, muted=False)
     return gates
 
 

@@ -142,8 +142,8 @@ def _write(file: BinaryIO, data: bytes) -> None:
 def _read(file: BinaryIO, limit: int) -> bytes:
     size = int.from_bytes(file.read(LENGTH_BYTES))
     if not 0 < size <= limit:
-        raise Refused("malformed", f"a record of {size} bytes, 1 to {limit} are admitted; is the file whole?")
+        raise Refused("malformed", f"{file.name}: a record of {size} bytes, not 1 to {limit}; is the file whole?")
     data = file.read(size)
     if len(data) < size:
-        raise Refused("truncated", f"the file ends {size - len(data)} bytes early")
+        raise Refused("truncated", f"{file.name}: ends {size - len(data)} bytes early; fetch it again")
     return data
