@@ -13,8 +13,10 @@ import exact_built
 import tallystick
 from tallystick.exact import native
 from tallystick.exact.selftest import cases
+from tallystick.exact.settings import SettingError
 
 NAME = f"_library{EXTENSION_SUFFIXES[0]}"
+SELFTEST = [sys.executable, "-c", "from tallystick.cli.main import main; main()", "selftest"]
 UNLOADABLE = {"empty": b"", "cut off": b"\x7fELF\x02\x01\x01" + bytes(50), "no library": b"not a library\n" * 99}
 
 
@@ -53,9 +55,29 @@ def test_products_can_be_kept_from_a_unit_that_is_wrong(monkeypatch: pytest.Monk
         changed.setenv("TALLYSTICK_NATIVE", "portable")
         assert native.load(folder)[1] == "compiled kernels (any processor)"
         changed.setenv("TALLYSTICK_NATIVE", "avx3")
-        with pytest.raises(ValueError, match=r"TALLYSTICK_NATIVE=avx3: there is 0, 1, portable, float64, avx2, .*amx"):
+        with pytest.raises(SettingError, match=r"TALLYSTICK_NATIVE=avx3: there is 0, 1, portable, float64, .*amx; "):
             native.load(folder)
     assert native.load(folder)[1] == native.IN_USE
+
+
+def test_an_empty_setting_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TALLYSTICK_NATIVE", raising=False)
+    unset = native.load(Path(native.__file__).parent)[1]
+    monkeypatch.setenv("TALLYSTICK_NATIVE", "")
+    assert native.load(Path(native.__file__).parent)[1] == unset
+
+
+@pytest.mark.parametrize(
+    ("name", "admitted"),
+    [
+        ("TALLYSTICK_NATIVE", "0, 1, portable, float64, avx2, avx512, vnni, amx"),
+        ("TALLYSTICK_PRODUCTS", "float64, int8"),
+    ],
+)
+def test_a_setting_that_means_nothing_is_one_line(name: str, admitted: str) -> None:
+    ended = subprocess.run(SELFTEST, env=os.environ | {name: "bogus"}, capture_output=True, text=True, check=False)
+    message = f"error: {name}=bogus: there is {admitted}; unset it or use one of these\n"
+    assert (ended.returncode, ended.stdout, ended.stderr) == (1, "", message)
 
 
 def test_a_library_of_another_architecture_passes_the_selftest_by_pytorch_alone(tmp_path: Path) -> None:
@@ -66,9 +88,8 @@ def test_a_library_of_another_architecture_passes_the_selftest_by_pytorch_alone(
     data = bytearray(installed.read_bytes())
     data[18:20] = (0x5A5A).to_bytes(2, "little")  # the ELF header's e_machine
     (tmp_path / "tallystick" / "exact" / "native" / NAME).write_bytes(data)
-    command = [sys.executable, "-c", "from tallystick.cli.main import main; main()", "selftest"]
     environment = {k: v for k, v in os.environ.items() if k != "TALLYSTICK_NATIVE"} | {"PYTHONPATH": str(tmp_path)}
-    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    ended = subprocess.run(SELFTEST, env=environment, capture_output=True, text=True, timeout=120, check=False)
     assert ended.returncode == 0, ended.stderr
     assert f"{len(cases())} of {len(cases())} cases passed by PyTorch alone" in ended.stdout
     assert NAME in ended.stdout

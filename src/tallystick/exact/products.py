@@ -11,7 +11,6 @@ int8 products digit by digit, for a machine whose int8 unit is faster than its f
 (TALLYSTICK_PRODUCTS=int8).
 """
 
-import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
@@ -22,6 +21,7 @@ from torch import Tensor
 from tallystick.errors import Refused
 from tallystick.exact.native import products as compiled
 from tallystick.exact.rounding import exponent_above, make_canonical, peak_along, power_of_two, require_finite
+from tallystick.exact.settings import setting
 
 FULL_BITS: Final = 20
 FAST_BITS: Final = 13
@@ -197,5 +197,6 @@ def _laid_out_anew(x: Tensor) -> Tensor:
     return x.clone(memory_format=torch.contiguous_format)
 
 
-CHOSEN_PRODUCT: Final = int8_product if os.environ.get("TALLYSTICK_PRODUCTS") == "int8" else float64_product
+PRODUCTS: Final[dict[str, Product]] = {"float64": float64_product, "int8": int8_product}
+CHOSEN_PRODUCT: Final = PRODUCTS[setting("TALLYSTICK_PRODUCTS", PRODUCTS, "float64")]
 """The way chosen; the self-test shows whether it is exact on this machine, such as on an int8 unit that saturates."""

@@ -5,12 +5,13 @@ portable, float64, avx2, avx512, vnni, amx.
 """
 
 import ctypes
-import os
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 from typing import Final
 
 import torch
+
+from tallystick.exact.settings import setting
 
 UNITS: Final = {
     "portable": "any processor",
@@ -36,10 +37,12 @@ def share_threads(library: ctypes.CDLL) -> bool:
 
 
 def load(folder: Path) -> tuple[ctypes.CDLL | None, str]:
-    """The library in `folder`, if it can be loaded; and which kernels run, in words."""
-    why, wanted = "none were compiled at install", os.environ.get("TALLYSTICK_NATIVE", "1")
-    if wanted not in {"0", "1", *UNITS}:
-        raise ValueError(f"TALLYSTICK_NATIVE={wanted}: there is {', '.join(('0', '1', *UNITS))}")
+    """The library in `folder`, if it can be loaded; and which kernels run, in words.
+
+    Raises:
+        SettingError: TALLYSTICK_NATIVE names no unit.
+    """
+    why, wanted = "none were compiled at install", setting("TALLYSTICK_NATIVE", ("0", "1", *UNITS), "1")
     if wanted == "0":
         return None, "PyTorch alone (TALLYSTICK_NATIVE=0)"
     for suffix in EXTENSION_SUFFIXES:
