@@ -60,7 +60,7 @@ def test_a_task_whose_ledger_entry_differs_from_its_specification_is_refused(fol
         ("steps = 80", "steps = 0", "schedule.steps"),
         ("steps = 80", 'steps = "many"', "schedule.steps"),
         ("momentum", "momentun", "momentun"),
-        ("model.py", "missing.py", "missing.py"),
+        ("model.py", "missing.py", "missing.py: is no file"),
         ('"build"', '"make"', "make"),
         ("digits.safetensors", "absent.safetensors", "absent.safetensors"),
         ("train.x", "train.z", "train.z"),
@@ -72,6 +72,27 @@ def test_a_mistake_in_the_task_file_is_named(folder: Path, old: str, new: str, w
     with pytest.raises(TaskFileError) as error:
         prepare_task(spoil(folder, old, new), BlobStore(str(folder / "blobs")))
     assert words in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (b"import torch\n\ndef build(:\n", ":3: SyntaxError: invalid syntax"),
+        (b"\n\nimport no_such_module\n", ":3: ModuleNotFoundError: No module named 'no_such_module'"),
+        (b"from torch import nn\ndef build():\n    return nn.Linear('a', 1)\n", ":3: TypeError: "),
+        (b"def build():\n    raise ValueError('no\\n way')\n", ":2: ValueError: no way"),
+        (b"def build():\n    raise SystemExit(7)\n", ":2: SystemExit: 7"),
+        (b"raise SystemExit(7)\n", ":1: SystemExit: 7"),
+        (b"exec('(')\n", "<string>:1: SyntaxError: '(' was never closed"),
+        (bytes(range(256)), ": SyntaxError: "),
+    ],
+)
+def test_an_error_in_the_model_file_is_told_with_its_line(folder: Path, text: bytes, words: str) -> None:
+    (folder / "model.py").write_bytes(text)
+    with pytest.raises(TaskFileError) as error:
+        prepare_task(folder / "task.toml", BlobStore(str(folder / "blobs")))
+    place = "" if words.startswith("<") else str(folder / "model.py")
+    assert str(error.value).startswith(f"{place}{words}")
 
 
 def test_a_task_file_that_does_not_exist_is_named(tmp_path: Path) -> None:

@@ -5,7 +5,9 @@ The model file is the client's own Python and runs only on the client's machine,
 
 import importlib.util
 import tomllib
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Final
@@ -242,19 +244,43 @@ def _load_data(path: Path, data: Data) -> tuple[Tensors, Tensors | None]:
 
 
 def _load_model(path: Path, model: Model) -> nn.Module:
+    if not path.is_file():
+        raise TaskFileError(f"{path}: is no file; `file` in [model] names the one that holds your model")
     location = importlib.util.spec_from_file_location(path.stem, path)
-    if location is None or location.loader is None or not path.is_file():
-        raise TaskFileError(f"{path}: not a Python file")
+    if location is None or location.loader is None:
+        raise TaskFileError(f"{path}: not a Python file; its name must end in .py")
     module = importlib.util.module_from_spec(location)
-    location.loader.exec_module(module)
+    with _blamed_on(path):
+        location.loader.exec_module(module)
     factory = getattr(module, model.factory, None)
     if not callable(factory):
         raise TaskFileError(f"{path}: has no function {model.factory!r}")
     torch.manual_seed(model.seed)
-    built = factory()
+    with _blamed_on(path):
+        built = factory()
     if not isinstance(built, nn.Module):
         raise TaskFileError(f"{path}: {model.factory} returned {type(built).__name__}, not a torch.nn.Module")
     return built
+
+
+@contextmanager
+def _blamed_on(path: Path) -> Iterator[None]:
+    """What the client's own code in `path` raises is told with its place there, in one line."""
+    try:
+        yield
+    except (Exception, SystemExit) as error:
+        what = " ".join(f"{type(error).__name__}: {error.msg if isinstance(error, SyntaxError) else error}".split())
+        raise TaskFileError(f"{_place(error, path)}: {what}") from error
+
+
+def _place(error: BaseException, path: Path) -> str:
+    """PATH:LINE of what does not parse, or else of the last line of `path` that was running."""
+    if isinstance(error, SyntaxError):
+        elsewhere = error.filename and Path(error.filename) != path.absolute()
+        return f"{error.filename if elsewhere else path}:{error.lineno}" if error.lineno else str(path)
+    frames = traceback.walk_tb(error.__traceback__)
+    lines = [line for frame, line in frames if frame.f_code.co_filename == str(path.absolute())]
+    return f"{path}:{lines[-1]}" if lines else str(path)
 
 
 def _put_into(model: nn.Module, start: Tensors) -> None:
