@@ -24,7 +24,7 @@ CURVE_WIDTH: Final = 60
 
 
 def train(
-    task: Path = typer.Argument(help="Task file, such as examples/digits/task.toml; it needs no [reward]."),
+    task: Path = typer.Argument(help="Task file, such as examples/digits/task.toml; it needs no \\[reward]."),
     out: Path = typer.Option(Path("proof"), "--out", help="Where the proof goes; an unfinished one is resumed."),
     key: Path | None = typer.Option(None, "--key", help="Your key file; by default a new one beside --out."),
     attempt: int | None = typer.Option(None, min=1, help="How often you have begun this training; it is signed."),
