@@ -32,6 +32,12 @@ def said(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
         (["dispute", "play", "p", "--key", "k", "--join", "h:1"], "k: No such file"),
         (["dispute", "host", "nosuch", "--key", "k"], "k: No such file"),
         (["lab", "consensus", "--planted", "all", "--ledger"], "leave out --ledger"),
+        (["lab", "consensus", "--planted", "all", "--n", "4"], "every seed draws its size; leave out --n"),
+        (["lab", "consensus", "--planted", "all", "--jobs", "2"], "leave out --jobs"),
+        (["lab", "consensus", "--planted", "all", "--transcript"], "leave out --transcript"),
+        (["lab", "consensus", "--seeds", "1..3", "--transcript"], "--transcript: tells the story of a single seed"),
+        (["lab", "consensus", "--seeds", "1..1", "--transcript", "--json", "r.json"], "leave out --json"),
+        (["lab", "consensus", "--seeds", "1..1", "--transcript", "--jobs", "2"], "leave out --jobs"),
         (["lab", "consensus", "--seeds", "0..0", "--n", "-1"], "--n -1: clusters have 4 to 29 validators"),
         (["lab", "consensus", "--seeds", "0..0", "--n", "3"], "--n 3: clusters have 4 to 29 validators"),
         (["lab", "consensus", "--seeds", "0..0", "--n", "30"], "--n 30: clusters have 4 to 29 validators"),
@@ -61,6 +67,13 @@ def test_a_file_that_cannot_be_written_is_one_line(
 def test_help_and_version_are_no_errors(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert said(monkeypatch, "--version") == 0 and said(monkeypatch, "verify", "--help") == 0
     assert "Exit status" in capsys.readouterr().out
+
+
+def test_brackets_in_a_help_text_are_no_markup(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert said(monkeypatch, "train", "--help") == 0
+    assert "[reward]" in capsys.readouterr().out
 
 
 def test_a_task_file_without_end_is_not_read() -> None:

@@ -39,8 +39,15 @@ def consensus(
     chosen = _seeds(seeds)
     _require_size(n)
     require_folder("--json", json)
-    if planted and ledger:
-        fail("--planted: the bugs are looked for with the lab's small application; leave out --ledger")
+    if planted:
+        small = "the bugs are looked for with the lab's small application"
+        _refuse("--planted", small, {"--ledger": ledger})
+        sizes = "each bug is looked for in one process, and every seed draws its size"
+        _refuse("--planted", sizes, {"--n": n, "--jobs": jobs != 1, "--transcript": transcript})
+    if transcript:
+        if chosen.first != chosen.last:
+            fail("--transcript: tells the story of a single seed; name it, as in --seeds 7..7")
+        _refuse("--transcript", "one process tells a story, on standard output", {"--json": json, "--jobs": jobs != 1})
     if planted:
         sys.exit(0 if _find(planted, chosen, json) else 1)
     if transcript:
@@ -56,6 +63,13 @@ def _seeds(text: str) -> "Seeds":
         return Seeds(int(first), int(last or first))
     except ValueError:
         fail(f"--seeds {text}: give a first and a last seed, as in 0..499")
+
+
+def _refuse(option: str, why: str, others: dict[str, object]) -> None:
+    """Ends the command if one of the others, which `option` has no use for, was given."""
+    for other, given in others.items():
+        if given:
+            fail(f"{option}: {why}; leave out {other}")
 
 
 def _require_size(n: int) -> None:
