@@ -103,6 +103,18 @@ def test_ctrl_c_stops_after_the_step_and_the_same_command_resumes(trained: Path,
     assert (tmp_path / "proof" / "signature").exists()
 
 
+def test_ctrl_c_ends_a_verification_by_several_processes(trained: Path) -> None:
+    """It comes as a terminal sends it, to all of them, and while those that re-execute are still importing."""
+    command = [sys.executable, "-m", "tallystick.cli.main", "verify", str(trained), "--full", "--jobs", "2"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        while process.poll() is None and len(children.read_text().split()) < 3:  # one of them counts semaphores
+            os.sched_yield()
+        os.killpg(process.pid, signal.SIGINT)
+        _, said = process.communicate(timeout=60)  # until none of them holds standard error any more
+    assert (process.returncode, said) == (130, "")
+
+
 def test_another_task_is_not_put_into_a_proof_that_was_begun(trained: Path, tmp_path: Path) -> None:
     other = str(task(tmp_path, seed="5"))
     assert "other_commitment" in tallystick("train", other, "--out", str(trained), code=1).stderr

@@ -7,10 +7,13 @@ segments, so what is reported does not depend on who finishes first.
 import functools
 import importlib
 import multiprocessing
+import signal
+import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from typing import Any, Final
 
 import torch
@@ -29,8 +32,8 @@ class NoRayError(TallystickError):
     """Ray is not installed."""
 
 
-def in_processes(places: Places, proof: str, work: Iterator[Job], jobs: int) -> Iterator[Result]:
-    """Results of `work`, in its order, from `jobs` processes.
+def in_processes(places: Places, proof: str, work: Iterator[Job], jobs: int) -> Generator[Result, None, None]:
+    """Results of `work`, in its order, from `jobs` processes, which end with the generator, whatever they work on.
 
     Args:
         proof: the proof's name, which each process compares with what it finds.
@@ -38,7 +41,8 @@ def in_processes(places: Places, proof: str, work: Iterator[Job], jobs: int) -> 
     pool = ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"))
 
     def hand_out(job: Job) -> Callable[[], Result]:
-        future: Future[Result] = pool.submit(check_segment, places, proof, job)
+        with _interrupts_held():
+            future: Future[Result] = pool.submit(check_segment, places, proof, job)
         return future.result
 
     try:
@@ -46,10 +50,32 @@ def in_processes(places: Places, proof: str, work: Iterator[Job], jobs: int) -> 
     except BrokenProcessPool:
         raise Refused("not_executable", "a verifying process has died, perhaps for want of memory") from None
     finally:
+        for process in list(pool._processes.values()):  # `terminate_workers`, from Python 3.14
+            process.terminate()
         pool.shutdown(cancel_futures=True)
 
 
-def on_ray(places: Places, proof: str, work: Iterator[Job]) -> Iterator[Result]:
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Processes started meanwhile inherit the mask, so Ctrl-C is the parent's alone, even while they still import.
+
+    One that arrives meanwhile, which may be on another thread, takes effect afterwards: no process is started by half.
+    """
+    noted: list[int] = []
+    handled_here = threading.current_thread() is threading.main_thread()
+    earlier = signal.signal(signal.SIGINT, lambda number, _: noted.append(number)) if handled_here else None
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        if handled_here:
+            signal.signal(signal.SIGINT, earlier)
+        if noted:
+            signal.raise_signal(signal.SIGINT)
+
+
+def on_ray(places: Places, proof: str, work: Iterator[Job]) -> Generator[Result, None, None]:
     """Results of `work`, in its order, from the Ray cluster that the environment names, or a local one.
 
     Every machine of the cluster must see the proof under the same path.

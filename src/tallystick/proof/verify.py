@@ -7,7 +7,8 @@ specification, and what is compared is fixed here.
 """
 
 import os
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Generator, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -154,19 +155,20 @@ def _re_execute(proof: Proof, training: Training, segments: list[int], how: How,
         results = in_processes(proof.places, proof.signature, work, how.jobs)
     else:
         results = _here(proof, training, work, lambda done, loss: on_progress(done, wanted, loss))
-    for result in results:
-        found.steps += result.steps
-        found.difference, found.refused = result.difference, result.refused
-        if found.difference is not None or found.refused is not None:
-            break
-        found.checked.append(result.index)
-        on_progress(found.steps, wanted, None)
+    with closing(results):
+        for result in results:
+            found.steps += result.steps
+            found.difference, found.refused = result.difference, result.refused
+            if found.difference is not None or found.refused is not None:
+                break
+            found.checked.append(result.index)
+            on_progress(found.steps, wanted, None)
     return found
 
 
 def _here(
     proof: Proof, training: Training, work: Iterator[Job], on_step: Callable[[int, float], None]
-) -> Iterator[Result]:
+) -> Generator[Result, None, None]:
     done = 0
 
     def count(loss: float) -> None:
