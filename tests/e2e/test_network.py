@@ -251,3 +251,20 @@ def test_a_mistake_on_the_command_line_is_one_clear_line(net: Net, arguments: tu
     assert run.returncode == 1
     assert words in run.stdout + run.stderr
     assert "Traceback" not in run.stderr
+
+
+def test_ctrl_c_says_that_a_submitted_task_goes_on(net: Net, tmp_path: Path) -> None:
+    task, key = str(EXAMPLE / "task.toml"), str(net.root / "client" / "key")
+    arguments = ["submit", task, "--key", key, *net.joins, "--blobs", net.blobs, "--out", str(tmp_path / "proof")]
+    command = [sys.executable, "-m", "tallystick.cli.main", *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stderr is not None
+        name = process.stdout.readline().strip()
+        assert "of 80" in process.stderr.readline()
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 130 and "Traceback" not in said
+    assert f"task {name[:12]} goes on without you, and its escrow stays" in said
+    assert f"`tallystick status --join {net.urls[0]}`" in said
+    with net.dial() as validators:
+        assert validators.task(name).status == "open"

@@ -98,8 +98,15 @@ def submit(
         typer.echo(name)
         if detach:
             return
-        finished = wait_for_task(name, validators, lambda view: errors.print(_progress_line(view), soft_wrap=True))
-        collect_proof(finished, secret, validators, store, out, lambda step, steps: None)
+        left = f"task {name[:12]} goes on without you, and its escrow stays, but no proof will be written"
+        try:
+            finished = wait_for_task(name, validators, lambda view: errors.print(_progress_line(view), soft_wrap=True))
+            left = f"task {name[:12]} is {finished.status}; its proof in {out} is unfinished"
+            collect_proof(finished, secret, validators, store, out, lambda step, steps: None)
+        except KeyboardInterrupt:
+            see = f"see the task with `tallystick status --join {join[0]}`"
+            errors.print(f"{left}; {see}", soft_wrap=True, markup=False)
+            raise
     errors.print(f"proof: {out}; check it with `tallystick verify {out}`", soft_wrap=True)
 
 
