@@ -170,15 +170,23 @@ def least(what: str, ours: float, bar: float | None) -> Row:
     return Row(what, "tx/s", ours, None, "", None, None, met, f"bar {bar:g} tx/s" if bar else "")
 
 
+def sizes(text: str) -> list[int]:
+    """
+    >>> sizes("4,7,16")
+    [4, 7, 16]
+    """
+    return [int(part) for part in text.split(",")]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.consensus", description=str(__doc__).splitlines()[0])
     parser.add_argument("--json", type=Path, help="also write the rows to this file")
-    parser.add_argument("--n", default="4,7,16", help="numbers of validators")
+    parser.add_argument("--n", type=sizes, default="4,7,16", help="numbers of validators")
     parser.add_argument("--seconds", type=float, default=30, help="of each measurement of throughput")
     parser.add_argument("--missed", type=int, default=MISSED, help="transactions that a validator is down for")
     options = parser.parse_args()
     rows: list[Row] = []
-    for n in map(int, options.n.split(",")):
+    for n in options.n:
         progress(f"n = {n}: starting")
         with tempfile.TemporaryDirectory() as folder:
             try:

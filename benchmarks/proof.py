@@ -105,6 +105,8 @@ def of(work: Workload) -> Run:
 
 
 CASES: Final = {"digits": digits, "perceptron": perceptron, "mlp": mlp}
+WHOLE: Final = ("digits", "perceptron")
+NAMES: Final = (*(f"overhead,{name}" for name in CASES), *(f"whole,{name}" for name in WHOLE), "honest", "attacks")
 
 
 def recorder_of(path: Path, run: Run, segment: int | None = None) -> Recorder:
@@ -224,18 +226,21 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", default="*", help="such as overhead,mlp; a pattern may have *")
     options = parser.parse_args()
+    wanted = fnmatch.filter(NAMES, options.only)
+    if not wanted:
+        parser.error(f"--only {options.only!r} matches nothing; there are {'; '.join(NAMES)}")
     torch.set_num_threads(1)
     rows: list[Row] = []
     for name, prepared in CASES.items():
-        if fnmatch.fnmatch(f"overhead,{name}", options.only):
+        if f"overhead,{name}" in wanted:
             rows.extend(overhead_rows(name, prepared(), options.steps, options.segments_each, options.rounds))
-    for name in ("digits", "perceptron"):
-        if fnmatch.fnmatch(f"whole,{name}", options.only):
+    for name in WHOLE:
+        if f"whole,{name}" in wanted:
             with tempfile.TemporaryDirectory() as folder:
                 rows.extend(whole_rows(name, CASES[name](), options.steps, Path(folder)))
-    if fnmatch.fnmatch("honest", options.only):
+    if "honest" in wanted:
         rows.append(replays())
-    if fnmatch.fnmatch("attacks", options.only):
+    if "attacks" in wanted:
         rows.extend(attack_rows())
     publish(rows, 1, options.json)
 

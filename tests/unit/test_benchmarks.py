@@ -1,11 +1,13 @@
 """The benchmarks' own arithmetic, and that they compare like with like."""
 
 import json
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
-from benchmarks import accuracy, cases, exact
+from benchmarks import accuracy, cases, consensus, exact, proof
 from benchmarks.fixed_order import fixed_order_product, in_torch
 from benchmarks.models import MLP, SmallCNN, SmallResNet, Transformer
 from benchmarks.report import Report, difference_row, middle_and_spread, missing_row, publish, ratio_row
@@ -41,6 +43,28 @@ def test_a_report_has_the_agreed_shape(tmp_path: Path, capsys: pytest.CaptureFix
     row = {"what": "product", "unit": "ms", "ours": 3.0, "baseline": 2.0, "baseline_name": "plain"}
     assert written["rows"] == [row | {"ratio": 1.5, "bar": 1.6, "met": True, "note": ""}]
     assert "1.50x" in capsys.readouterr().out and report.machine.endswith(torch.__version__)
+
+
+@pytest.mark.parametrize(
+    ("program", "arguments", "words"),
+    [
+        (exact, ["--only", "nothing"], "matches no case"),
+        (accuracy, ["--only", "nothing"], "matches no trial"),
+        (proof, ["--only", "nothing"], "matches nothing; there are overhead,digits; "),
+        (consensus, ["--n", "4,x"], "argument --n: invalid sizes value: '4,x'"),
+    ],
+)
+def test_options_that_choose_nothing_are_wrong_usage(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    program: ModuleType,
+    arguments: list[str],
+    words: str,
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["benchmark", *arguments])
+    with pytest.raises(SystemExit) as left:
+        program.main()
+    assert left.value.code == 2 and words in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("threads", [1, 3])
