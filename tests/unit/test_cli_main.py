@@ -76,6 +76,15 @@ def test_brackets_in_a_help_text_are_no_markup(
     assert "[reward]" in capsys.readouterr().out
 
 
+def test_a_narrow_terminal_shows_whole_urls(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert said(monkeypatch, "validator", "status", "--join", "http://127.0.0.1:1/a/long/path") == 1
+    rows = [line.split("│")[1].strip() for line in capsys.readouterr().out.splitlines() if line.startswith("│")]
+    assert "".join(rows) == "http://127.0.0.1:1/a/long/path"
+
+
 def test_a_task_file_without_end_is_not_read() -> None:
     with pytest.raises(TaskFileError, match=str(MAX_TASK_FILE_BYTES)):
         load_task_file(Path("/dev/zero"))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from tallystick.cli.network import JOIN
+from tallystick.cli.network import JOIN, JOIN_ALL
 from tallystick.cli.output import errors, fail, print_json
 from tallystick.cli.proofs import NONCE_BYTES
 from tallystick.errors import Refused
@@ -54,7 +54,7 @@ def claim(
 def resolve(
     first: Path = typer.Argument(help="Proof directory of one party."),
     second: Path = typer.Argument(help="Proof directory of the other."),
-    join: list[str] = JOIN,
+    join: list[str] = JOIN_ALL,
     full: bool = typer.Option(False, "--full", help="Re-execute every segment of both, not a sample."),
     json: bool = typer.Option(False, "--json", help="Print JSON."),
 ) -> None:

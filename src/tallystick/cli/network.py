@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from tallystick.cli.output import errors, fail, print_json
 from tallystick.errors import Refused
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from tallystick.network.views import TaskView
 
 JOIN = typer.Option(..., "--join", help="URL of a validator; repeat it to name more, which are used when one fails.")
+JOIN_ALL = typer.Option(..., "--join", help="URL of a validator; repeat it to name more, each of which is asked.")
 BLOBS = typer.Option(..., "--blobs", help="Where the network keeps its blobs: any fsspec URL, or a folder.")
 KEY = typer.Option(..., "--key", help="Your key file; make one with `tallystick keygen`.")
 STOP_ON_EOF = typer.Option(
@@ -111,7 +112,7 @@ def submit(
 
 
 def status(
-    join: list[str] = JOIN,
+    join: list[str] = JOIN_ALL,
     json: bool = typer.Option(False, "--json", help="Print JSON."),
 ) -> None:
     """Show validators, tasks and money, as the named validators see them.
@@ -136,7 +137,8 @@ def status(
         print_json({"validators": nodes, "tasks": tasks, "money": money, "conserved": money.conserved})
         return
     console = Console()
-    nodes_table = Table("validator", "identity", "height", "peers", "pool", "refused messages", title=seen[0][1].chain)
+    url_column = Column("validator", overflow="fold")
+    nodes_table = Table(url_column, "identity", "height", "peers", "pool", "refused messages", title=seen[0][1].chain)
     for url, node in seen:
         row = (node.height, node.peers, node.pool, sum(node.rejections.values()))
         nodes_table.add_row(url, node.identity[:12], *map(str, row))

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, NoReturn
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
-from tallystick.cli.network import BLOBS, JOIN, STOP_ON_EOF
+from tallystick.cli.network import BLOBS, JOIN, JOIN_ALL, STOP_ON_EOF
 from tallystick.cli.output import errors, fail, print_json
 
 if TYPE_CHECKING:
@@ -110,7 +110,8 @@ def run(
     def ready(status: Status) -> None:
         gc.collect()
         gc.freeze()  # what was loaded so far stays, and is not looked through again while others wait for us
-        errors.print(f"validator {status.identity[:12]} of {status.chain}: height {status.height}, ready")
+        said = f"validator {status.identity[:12]} of {status.chain}: height {status.height}, ready"
+        errors.print(said, soft_wrap=True)
 
     try:
         uvloop.run(run_validator(home, blobs, ready, retain=retain, timeout_ms=timeout_ms))
@@ -121,7 +122,7 @@ def run(
 
 
 @validator.command()
-def status(join: list[str] = JOIN, json: bool = JSON) -> None:
+def status(join: list[str] = JOIN_ALL, json: bool = JSON) -> None:
     """Show what an operator needs to know of each named validator. Exits with 1 if one does not answer.
 
     Example: tallystick validator status --join http://127.0.0.1:26651 --join http://127.0.0.1:26653
@@ -150,9 +151,8 @@ def status(join: list[str] = JOIN, json: bool = JSON) -> None:
 
 
 def _print_status(seen: "dict[str, Status | None]", best: int) -> None:
-    table = Table(
-        "validator", "identity", "height", "lag", "checkpoint", "epoch/view", "primary", "peers", "pool", "state"
-    )
+    names = ("validator", "identity", "height", "lag", "checkpoint", "epoch/view", "primary", "peers", "pool", "state")
+    table = Table(*(Column(name, overflow="fold") for name in names))  # in a narrow terminal nothing is cut off
     console = Console()
     for url, found in seen.items():
         if found is None:
