@@ -1,6 +1,7 @@
 """`tallystick train`, `pack` and `verify` as a user meets them: files, exit codes, JSON, Ctrl-C."""
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -8,6 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from tallystick.cli.train import curve
 
@@ -118,6 +121,15 @@ def test_ctrl_c_ends_a_verification_by_several_processes(trained: Path) -> None:
 def test_another_task_is_not_put_into_a_proof_that_was_begun(trained: Path, tmp_path: Path) -> None:
     other = str(task(tmp_path, seed="5"))
     assert "other_commitment" in tallystick("train", other, "--out", str(trained), code=1).stderr
+
+
+def test_data_that_cannot_be_trained_on_leaves_no_key_behind(tmp_path: Path) -> None:
+    path = task(tmp_path)
+    save_file({"train.x": torch.tensor([math.nan]), "train.y": torch.tensor([0])}, tmp_path / "digits.safetensors")
+    path.write_text(path.read_text().replace('test = { x = "test.x", y = "test.y" }', ""))
+    said = tallystick("train", str(path), "--out", str(tmp_path / "proof"), code=1).stderr
+    assert "digits.safetensors: train.x holds an infinity or a NaN" in said
+    assert not list(tmp_path.glob("*.key"))
 
 
 def test_a_training_that_diverges_says_where_and_what_to_do(tmp_path: Path) -> None:

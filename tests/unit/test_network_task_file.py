@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from tallystick.errors import Refused
 from tallystick.network.blobs import BlobStore
@@ -66,12 +67,32 @@ def test_a_task_whose_ledger_entry_differs_from_its_specification_is_refused(fol
         ("train.x", "train.z", "train.z"),
         ("audit_permille = 1000", "audit_permille = 1001", "reward"),
         ("[model]", "[model", "line"),
+        ('"cross_entropy"', '"hinge"', "`$.loss.name`; there is cross_entropy, mse, l1, huber, bce_with_logits"),
+        ('"sgd"', '"lion"', "`$.optimizer.name`; there is sgd, adam, adamw"),
+        ('"0.2"', '{ kind = "x" }', "`$.optimizer.learning_rate.kind`; there is constant, step, cosine, linear"),
     ],
 )
 def test_a_mistake_in_the_task_file_is_named(folder: Path, old: str, new: str, words: str) -> None:
     with pytest.raises(TaskFileError) as error:
         prepare_task(spoil(folder, old, new), BlobStore(str(folder / "blobs")))
     assert words in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["train.x", "test.x"])
+def test_a_number_that_is_none_is_told_with_its_file_tensor_and_record(folder: Path, name: str) -> None:
+    data = folder / "digits.safetensors"
+    tensors = {source: value.to(torch.float32) for source, value in load_file(data).items()}
+    tensors[name][[5, 3], 7] = float("nan")
+    save_file(tensors, data)
+    with pytest.raises(TaskFileError) as error:
+        prepare_task(folder / "task.toml", BlobStore(str(folder / "blobs")))
+    assert str(error.value).startswith(f"{data}: {name} holds an infinity or a NaN, first in record 3; leave such ")
+
+
+def test_too_few_records_are_told_with_how_many_a_step_takes(folder: Path) -> None:
+    task = spoil(folder, "micro_batch_size = 16", "micro_batch_size = 180")
+    with pytest.raises(Refused, match="1438 records are too few for one step: 8 micro-batches of 180 take 1440"):
+        prepare_task(task, BlobStore(str(folder / "blobs")))
 
 
 @pytest.mark.parametrize(

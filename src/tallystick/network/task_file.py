@@ -10,13 +10,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Final, get_args
 
 import msgspec
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
-from torch import nn
+from torch import Tensor, nn
 
 from tallystick.canon.hashing import blob_name
 from tallystick.errors import TallystickError
@@ -114,6 +114,13 @@ class TaskFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     profile: Profile = "full"
 
 
+CHOICES: Final[dict[str, tuple[type[msgspec.Struct], ...]]] = {
+    "loss.name": get_args(LossSpec),
+    "optimizer.name": get_args(OptimizerTable),
+    "optimizer.learning_rate.kind": get_args(Rate),
+}
+
+
 @dataclass(frozen=True)
 class PreparedTask:
     """A task whose blobs are in the store: ready to be offered, or to be trained right here."""
@@ -140,7 +147,15 @@ def load_task_file(path: Path) -> TaskFile:
     except OSError as error:
         raise TaskFileError(f"{path}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, msgspec.ValidationError) as error:
-        raise TaskFileError(f"{path}: {error}") from None
+        raise TaskFileError(f"{path}: {error}{_choice(str(error))}") from None
+
+
+def _choice(message: str) -> str:
+    """What may stand in the field that `message`, of msgspec, calls an invalid value."""
+    for field, kinds in CHOICES.items():
+        if message.startswith("Invalid value") and message.endswith(f"`$.{field}`"):
+            return f"; there is {', '.join(str(kind.__struct_config__.tag) for kind in kinds)}"
+    return ""
 
 
 def prepare_task(path: Path, blobs: BlobStore) -> PreparedTask:
@@ -238,9 +253,18 @@ def _load_data(path: Path, data: Data) -> tuple[Tensors, Tensors | None]:
     missing = [name for name in [*data.train.values(), *data.test.values()] if name not in found]
     if missing:
         raise TaskFileError(f"{path}: has no tensor {missing[0]!r}; it has {', '.join(sorted(found))}")
+    for source in (*data.train.values(), *data.test.values()):
+        _require_finite(path, source, found[source])
     train = {name: canonical_values(found[source]) for name, source in data.train.items()}
     test = {name: canonical_values(found[source]) for name, source in data.test.items()}
     return train, test or None
+
+
+def _require_finite(path: Path, name: str, value: Tensor) -> None:
+    if value.is_floating_point() and not bool(value.isfinite().all()):
+        record = int((~value.isfinite()).nonzero()[0][0]) if value.dim() else 0
+        way_out = "leave such records out, or give them a number, as torch.nan_to_num does"
+        raise TaskFileError(f"{path}: {name} holds an infinity or a NaN, first in record {record}; {way_out}")
 
 
 def _load_model(path: Path, model: Model) -> nn.Module:

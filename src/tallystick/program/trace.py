@@ -94,7 +94,8 @@ def _require_no_gradient_hooks(model: nn.Module) -> None:
     """A parameter's hooks would never run: recording differentiates with respect to other tensors."""
     for name, value in model.named_parameters():
         if value.requires_grad and (value._backward_hooks or value._post_accumulate_grad_hooks):
-            way_out = "remove it, and change the gradient in the loss, or limit it in the optimizer (Clipped)"
+            limit = "limit it in the optimizer (Clipped; in a task file clip_norm or clip_value)"
+            way_out = f"remove it, and change the gradient in the loss, or {limit}"
             raise Refused("unsupported_model", f"model: {name} has a hook on its gradient, which is not run; {way_out}")
     for path, module in model.named_modules():
         if module._backward_pre_hooks or (module._backward_hooks and module._is_full_backward_hook):

@@ -89,8 +89,10 @@ def prepare_training(spec: TrainingSpec, program: StepProgram, records: Tensors)
                 raise Refused("bad_spec", f"data: {have.name} is {have.dtype} {have.shape}, the program wants {part}")
         if len(program.batch) != len(data_set.tensors):
             raise Refused("bad_spec", "data: the data set and the program's batch have different tensors")
-    if spec.train.records < spec.micro_batches * program.micro_batch_size:
-        raise Refused("bad_spec", f"data: {spec.train.records} records are too few for one step")
+    wanted = spec.micro_batches * program.micro_batch_size
+    if spec.train.records < wanted:
+        each = f"{spec.micro_batches} micro-batches of {program.micro_batch_size} take {wanted}"
+        raise Refused("bad_spec", f"data: {spec.train.records} records are too few for one step: {each}")
     bits = INTEGER_BITS[program.profile]
     graphs = [prepare(graph, MEMORY_LIMIT, bits) for graph in (program.gradient, program.update, program.predict)]
     keep_freed_memory()
