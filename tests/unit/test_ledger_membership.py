@@ -318,6 +318,17 @@ def test_validators_can_be_caught_down_to_the_last_one_which_stays_without_a_bon
     assert net.send("bob", net.conflict("v0", height=8)).code == "already_slashed"
 
 
+def test_a_caught_validator_that_was_the_last_one_leaves_when_somebody_comes() -> None:
+    """Found by the state machine of test_ledger_machine."""
+    net = network(4)
+    for who in ("v3", "v2", "v1", "v0"):
+        net.act("bob", net.conflict(who))
+    net.act("bob", Deposit(400))
+    net.act("v0", net.newcomer("bob", stake=400))
+    assert offices(net) == ["bob"]
+    check_invariants(net.state)
+
+
 def test_a_step_in_progress_goes_on_without_a_caught_validator() -> None:
     net = working(4)
     net.audit("v3", verdict=lambda _: LIE)

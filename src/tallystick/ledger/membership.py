@@ -99,7 +99,9 @@ def newcomers(state: State) -> tuple[Validator, ...]:
 
 
 def put_validators(draft: Draft, validators: tuple[Validator, ...]) -> None:
-    """Those who left endorse nothing any more, and what concerns one who came or left is settled."""
+    """Those who left endorse nothing any more, and what concerns one who came or left is settled. A culprit who
+    kept the office because there was nobody else loses it to whoever comes."""
+    validators = tuple(v for v in validators if v.identity not in draft.state.culprits) or validators
     before = {validator.identity for validator in draft.state.validators}
     after = {validator.identity for validator in validators}
     proposals = [
