@@ -323,6 +323,7 @@ def test_a_caught_validator_that_was_the_last_one_leaves_when_somebody_comes() -
     net = network(4)
     for who in ("v3", "v2", "v1", "v0"):
         net.act("bob", net.conflict(who))
+    assert net.send("v0", net.spend_key("v0")).code == "barred"
     net.act("bob", Deposit(400))
     net.act("v0", net.newcomer("bob", stake=400))
     assert offices(net) == ["bob"]

@@ -24,6 +24,8 @@ MAX_ROTATIONS: Final = 8
 def rotate_key(draft: Draft, sender: str, body: RotateKey) -> None:
     require_validator(draft, sender)
     require_unused(draft.state, body.identity)
+    if sender in draft.state.culprits:  # the last validator, which holds the office until somebody comes
+        raise Refused("barred", f"{sender[:12]}: was slashed for conflicting votes and may not take another name")
     own = next(v for v in draft.state.validators if v.identity == sender)
     if draft.account(sender).locked != own.bond:
         raise Refused(
