@@ -20,6 +20,14 @@ Patches = Mapping[str, tuple[str, str]]
 """By the name of a source: what stands there once, and what is to stand there."""
 
 
+def usual_flags() -> list[str]:
+    """What setup.py compiles with."""
+    found = re.search(r"^FLAGS = (.*)$", SETUP.read_text(), re.MULTILINE)
+    assert found is not None
+    flags: list[str] = ast.literal_eval(found[1])
+    return flags
+
+
 def built(folder: Path, files: Sequence[str], patches: Patches, *flags: str) -> ctypes.CDLL:
     """A library from `files`; its functions take and return what those of the installed one do."""
     compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
@@ -31,10 +39,8 @@ def built(folder: Path, files: Sequence[str], patches: Patches, *flags: str) -> 
         assert not old or text.count(old) == 1, f"{path.name} has {old!r} {text.count(old)} times"
         (folder / path.name).write_text(text.replace(old, new) if old else text)
     made = folder / "library.so"
-    usual = re.search(r"^FLAGS = (.*)$", SETUP.read_text(), re.MULTILINE)
-    assert usual is not None
     subprocess.run(
-        [compiler, *ast.literal_eval(usual[1]), *flags, "-shared", "-fPIC", *files, "-o", made, "-lm"],
+        [compiler, *usual_flags(), *flags, "-shared", "-fPIC", *files, "-o", made, "-lm"],
         cwd=folder,
         check=True,
     )

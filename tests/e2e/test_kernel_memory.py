@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 
 import tallystick
+from exact_built import usual_flags
 from tallystick.exact import native
 
 TESTS = Path(__file__).parents[1]
-FLAGS = ("-std=c99", "-O1", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-pthread")
-SANITIZED = (*FLAGS, "-fPIC", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined")
+SANITIZED = (*usual_flags(), "-O1", "-fPIC", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined")
 PARTS = """    bump->used += (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
 """
 GUARDED = """

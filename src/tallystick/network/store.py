@@ -52,7 +52,7 @@ CREATE TABLE snapshots (
 CREATE TABLE contents (height INTEGER PRIMARY KEY, content BLOB NOT NULL, seal BLOB NOT NULL) STRICT;
 CREATE TABLE chunks (number INTEGER PRIMARY KEY, data BLOB NOT NULL, seal BLOB NOT NULL) STRICT;
 """
-TABLES: Final = ("votes", "latest", "history", "blocks", "snapshots", "contents", "chunks")
+BESIDE_BLOCKS: Final = ("votes", "latest", "history", "snapshots", "contents", "chunks")
 MANIFEST: Final = -1
 """The part of a snapshot that is the manifest of the others."""
 
@@ -126,7 +126,7 @@ class Store:
         Raises:
             DamagedError: one is not what was written, or a block is gone.
         """
-        for table in TABLES:
+        for table in BESIDE_BLOCKS:
             for _ in self._tables.rows(table):
                 pass
         first, last = self.first_height(), self._summary.height

@@ -1,8 +1,8 @@
 /* The gradient of a convolution's weight: each entry is a sum over samples and pixels.
  *
- * Several samples lie one after the other on grids (conv.h). An input's pixels are the left operand
- * of all taps without being copied: a tap only starts elsewhere. The output's gradient, zero wherever the grid holds no
- * output, is packed as the right operand. A thread adds up its samples in int64; the threads' sums are added at the end.
+ * Several samples lie one after the other on grids (conv.h). An input's pixels are the left operand of all taps without
+ * being copied: a tap only starts elsewhere. The output's gradient, zero wherever the grid holds no output, is packed as
+ * the right operand. A thread adds up its samples in int64; the threads' sums are added at the end.
  */
 #include <string.h>
 
@@ -27,7 +27,7 @@ typedef struct {
     Phase *phases;
     int64_t sums_count;
     int64_t *sums; /* of each thread: [group][row][lane] */
-    int64_t term_bytes;                               /* of the left operand */
+    int64_t term_bytes; /* of the left operand */
     int64_t channel_stride, plane_stride, panel_stride, right_stride, thread_bytes;
     char *thread_memory;
 } WeightGradient;
@@ -99,14 +99,15 @@ static void lay_right(const Thread *t, int64_t first, int64_t samples, int64_t o
 static void multiply_block(const Thread *t, int64_t group, int64_t lane, int64_t lanes, int64_t start, int64_t count) {
     const WeightGradient *w = t->w;
     const int64_t output = group * w->g->outputs + lane;
-        const Source right = {t->right, lanes, w->right_stride, w->right_stride, 1, w->high_gradient + output,
+    const int steps = (int)ceil_div(count, w->loops->step_terms);
+    const Source right = {t->right, lanes, w->right_stride, w->right_stride, 1, w->high_gradient + output,
                           w->low_gradient + output};
     w->loops->pack(&right, w->fast, 0, TILE_LANES, start, count, t->panel, w->panel_stride);
     int64_t *sums = t->sums + group * w->rows * w->lanes_padded + lane;
     for (int64_t row = 0; row < w->rows; row += TILE_ROWS) {
         Tile tile;
         const int rows = (int)lesser(TILE_ROWS, w->rows - row);
-        TileOperands o = {w->fast, (int)ceil_div(count, w->loops->step_terms), rows, (int)lanes, {NULL}, t->rows + row, {NULL}, NULL};
+        TileOperands o = {w->fast, steps, rows, (int)lanes, {NULL}, t->rows + row, {NULL}, NULL};
         for (int p = 0; p < w->planes; p++) {
             o.a[p] = (const int32_t *)(const void *)(t->left + (p * w->plane_stride + start) * w->term_bytes);
             o.b[p] = t->panel + p * w->panel_stride;

@@ -117,25 +117,15 @@ TS_TARGET static void TS_NAME(pack_doubles)(const Source *s, int fast, int64_t f
     (void)fast, (void)plane_stride;
     for (int lane = 0; lane < lanes; lane += 16) {
         const int64_t outer0 = first + lane;
-        const int inside = outer0 + 16 <= s->outer;
         if (outer0 >= s->outer) break; /* nobody reads what these lanes give */
         float scale_high[16], scale_low[16];
         TS_NAME(scales)(s, outer0, lanes - lane, scale_high, scale_low);
         for (int64_t k = 0; k < count; k += 32) {
             const int64_t terms = count - k < 32 ? count - k : 32;
-            const float *from = s->data + outer0 * s->outer_stride + (k0 + k) * s->k_stride;
+            int64_t stride;
+            const float *from = TS_NAME(rows_from)(s, outer0, k0 + k, terms, 1, block, &stride);
             double *to = (double *)(void *)panel + k * lanes + lane;
-            if (inside && s->outer_stride == 1) {
-                TS_NAME(widen)(from, s->k_stride, terms, scale_high, scale_low, lanes, to);
-                continue;
-            }
-            if (inside && s->k_stride == 1 && terms == 32) {
-                TS_TRANSPOSE(from, s->outer_stride, block[0]);
-                TS_TRANSPOSE(from + 16, s->outer_stride, block[16]);
-            } else {
-                TS_NAME(gather)(s, outer0, k0 + k, terms, block);
-            }
-            TS_NAME(widen)(block[0], 16, terms, scale_high, scale_low, lanes, to);
+            TS_NAME(widen)(from, stride, terms, scale_high, scale_low, lanes, to);
         }
     }
 }

@@ -269,31 +269,40 @@ TS_INLINE void TS_NAME(scales)(const Source *s, int64_t outer0, int lanes, float
     }
 }
 
+/* Where up to 32 terms of 16 outer indices lie as rows, and how far apart: in the source, if it has
+ * them so and their number is a multiple of what a step takes, or else gathered in `block`. */
+TS_INLINE const float *TS_NAME(rows_from)(const Source *s, int64_t outer0, int64_t k0, int64_t terms, int multiple,
+                                          float (*block)[16], int64_t *stride) {
+    const int inside = outer0 + 16 <= s->outer;
+    const float *from = s->data + outer0 * s->outer_stride + k0 * s->k_stride;
+    if (inside && s->outer_stride == 1 && terms % multiple == 0) {
+        *stride = s->k_stride;
+        return from;
+    }
+    *stride = 16;
+    if (inside && s->k_stride == 1 && terms == 32) {
+        TS_TRANSPOSE(from, s->outer_stride, block[0]);
+        TS_TRANSPOSE(from + 16, s->outer_stride, block[16]);
+    } else {
+        TS_NAME(gather)(s, outer0, k0, terms, block);
+    }
+    return block[0];
+}
+
 TS_TARGET static void TS_NAME(pack)(const Source *s, int fast, int64_t first, int lanes, int64_t k0, int64_t count,
                                     int32_t *panel, int64_t plane_stride) {
     float block[32][16] __attribute__((aligned(64)));
     for (int lane = 0; lane < lanes; lane += 16) {
         const int64_t outer0 = first + lane;
-        const int inside = outer0 + 16 <= s->outer;
         if (outer0 >= s->outer) break; /* nobody reads what these lanes give */
         float scale_high[16], scale_low[16];
         TS_NAME(scales)(s, outer0, lanes - lane, scale_high, scale_low);
         for (int64_t k = 0; k < count; k += 32) {
             const int64_t terms = count - k < 32 ? count - k : 32;
-            const float *from = s->data + outer0 * s->outer_stride + (k0 + k) * s->k_stride;
-            int32_t *to = panel + k / 2 * lanes + lane;
-            const int steps = (int)((terms + 1) / 2);
-            if (inside && s->outer_stride == 1 && terms % 2 == 0) {
-                TS_NAME(split)(from, s->k_stride, steps, fast, scale_high, scale_low, lanes, to, plane_stride);
-                continue;
-            }
-            if (inside && s->k_stride == 1 && terms == 32) {
-                TS_TRANSPOSE(from, s->outer_stride, block[0]);
-                TS_TRANSPOSE(from + 16, s->outer_stride, block[16]);
-            } else {
-                TS_NAME(gather)(s, outer0, k0 + k, terms, block);
-            }
-            TS_NAME(split)(block[0], 16, steps, fast, scale_high, scale_low, lanes, to, plane_stride);
+            int64_t stride;
+            const float *from = TS_NAME(rows_from)(s, outer0, k0 + k, terms, 2, block, &stride);
+            TS_NAME(split)(from, stride, (int)((terms + 1) / 2), fast, scale_high, scale_low, lanes,
+                           panel + k / 2 * lanes + lane, plane_stride);
         }
     }
 }
