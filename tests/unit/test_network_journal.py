@@ -1,19 +1,20 @@
 """What a validator remembers of its blocks, across restarts and within bounds."""
 
 import sqlite3
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ledger_network import CLIENT, Network, key, name
+from ledger_network import CLIENT, Network, key, make_genesis, name
 from tallystick.ledger.execute import Executed
 from tallystick.ledger.state import State
 from tallystick.ledger.transactions import Anchor, Batch, Transfer
 from tallystick.network.journal import SNAPSHOT_INTERVAL, Journal, Outcome
+from tallystick.network.node import Node
 from tallystick.network.tables import DamagedError, StoreError
 from tallystick.network.views import TransactionView
 
@@ -24,6 +25,17 @@ def pay(net: Network, amount: int = 1) -> Executed:
 
 def keep(journal: Journal, executed: Executed) -> None:
     journal.append(executed.state, executed.results, executed.events)
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Journal]:
+    """Lets go of the file at the end: SQLite removes what lies beside it when its last connection is closed, which
+    for one that nobody closed is whenever Python comes round to it."""
+    journal = Journal(path)
+    try:
+        yield journal
+    finally:
+        journal.abandon()
 
 
 def test_results_and_events_are_found_again_after_a_restart(tmp_path: Path) -> None:
@@ -142,8 +154,9 @@ def test_damage_is_told_with_the_file_and_the_way_out(tmp_path: Path, whole: Who
     path = tmp_path / "ledger.db"
     path.write_bytes(whole.data)
     DAMAGE[what](path)
-    with pytest.raises(DamagedError, match=f"{path}: .*`tallystick validator recover {tmp_path}`"):
-        Journal(path).restore()
+    with pytest.raises(DamagedError, match=f"{path}: .*`tallystick validator recover {tmp_path}`") as told:
+        Node(make_genesis(), path)
+    assert told.tb and not list(tmp_path.glob("ledger.db-*")), "it still has the file open"
 
 
 def test_a_changed_event_is_not_shown(tmp_path: Path, whole: Whole) -> None:
@@ -177,15 +190,14 @@ def test_no_flipped_bit_changes_what_is_known(tmp_path: Path, whole: Whole, posi
         beside.unlink()
     net = Network()
     try:
-        journal = Journal(path)
-        state = journal.restore()
-        assert (state, journal._outcomes) == (whole.state, whole.outcomes)
-        assert [event.sequence for event in journal.events(0)] == [1, 2]
-        net.state = whole.state
-        keep(journal, net.block(net.sign(CLIENT, Anchor(name("three")))))
-        journal.close(net.state)
+        with opened(path) as journal:
+            state = journal.restore()
+            assert (state, journal._outcomes) == (whole.state, whole.outcomes)
+            assert [event.sequence for event in journal.events(0)] == [1, 2]
+            net.state = whole.state
+            keep(journal, net.block(net.sign(CLIENT, Anchor(name("three")))))
+            journal.close(net.state)
     except StoreError:
         return
-    again = Journal(path)
-    assert again.restore() == net.state and len(again.events(0)) == net.state.events
-    again.abandon()
+    with opened(path) as again:
+        assert again.restore() == net.state and len(again.events(0)) == net.state.events

@@ -25,7 +25,11 @@ class Node:
 
     def __init__(self, genesis: Genesis, path: Path) -> None:
         self.journal = Journal(path)
-        self.state: State = self.journal.restore() or genesis_state(genesis)
+        try:
+            self.state: State = self.journal.restore() or genesis_state(genesis)
+        except BaseException:
+            self.journal.abandon()
+            raise
         self._opened = OpenedTransactions(self.state.chain)
         self._woken: set[asyncio.Event] = set()
         self._listeners: list[Callable[[State], None]] = []
