@@ -217,11 +217,12 @@ class Load:
     refused: int = 0
 
 
-def drive(cluster: Cluster, wallet: Wallet, first: int, until: float, pause: float, load: Load) -> None:
-    """Hands in bulk after bulk, each when the one before is executed (or `pause` seconds after its start if that is
-    later), to the validators in turn."""
+def drive(cluster: Cluster, wallet: Wallet, first: int, until: float, pause: float, delay: float, load: Load) -> None:
+    """After `delay` seconds hands in bulk after bulk, each when the one before is executed (or `pause` seconds after
+    its start if that is later), to the validators in turn."""
     connections = cluster.connections()
     turn = first
+    time.sleep(delay)
     while wallet.ready and time.monotonic() < until:
         began, bulk = time.monotonic(), wallet.ready.popleft()
         connection = connections[turn % len(connections)]
@@ -238,11 +239,14 @@ def drive(cluster: Cluster, wallet: Wallet, first: int, until: float, pause: flo
 
 
 def drive_all(cluster: Cluster, wallets: Sequence[Wallet], seconds: float, pause: float = 0.0) -> tuple[Load, float]:
-    """All wallets at once, a thread for each. Returns what was executed, and in what time."""
+    """All wallets, a thread for each, spread evenly over `pause`. Returns what was executed, and in what time."""
     loads = [Load() for _ in wallets]
     began = time.monotonic()
     threads = [
-        threading.Thread(target=drive, args=(cluster, wallet, number, began + seconds, pause, load))
+        threading.Thread(
+            target=drive,
+            args=(cluster, wallet, number, began + seconds, pause, pause * number / len(wallets), load),
+        )
         for number, (wallet, load) in enumerate(zip(wallets, loads, strict=True))
     ]
     for thread in threads:

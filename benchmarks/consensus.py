@@ -11,9 +11,9 @@ share the machine. Latency is from handing a transaction in to the answer that i
 import argparse
 import statistics
 import tempfile
-import threading
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -68,7 +68,8 @@ def rows_of(cluster: Cluster, seconds: float, missed: int) -> Iterator[Row]:
     yield least(f"n={n}: in batches of {BATCH} under one signature", batched, bars.batched)
     yield processor(f"n={n}: in batches of {BATCH}", cost)
     progress(f"n = {n}: single requests at half load")
-    loaded = at_half_load(cluster, wallets, probe, seconds, single / 2)
+    loaded, reached = at_half_load(cluster, wallets, probe, seconds, single / 2)
+    yield least(f"n={n}: load at half load", reached, None)
     p99 = statistics.quantiles(loaded, n=100, method="inclusive")[98]
     yield most(f"n={n}: at half load, p50", "ms", median(loaded), bars.half_p50_ms)
     yield most(f"n={n}: at half load, p99", "ms", p99, bars.half_p99_ms)
@@ -106,22 +107,23 @@ def throughput(
 
 def at_half_load(
     cluster: Cluster, wallets: Sequence[Wallet], probe: Wallet, seconds: float, rate: float
-) -> list[float]:
-    """Milliseconds of single requests while others hand in `rate` transactions a second."""
+) -> tuple[list[float], float]:
+    """Milliseconds of single requests while others hand in `rate` transactions a second, evenly spread; and how many a
+    second of theirs were executed."""
     bulk = 20
     pause = bulk * len(wallets) / rate
     for wallet in wallets:
         wallet.sign(int(seconds / pause) + 2, bulk, 1)
-    background = threading.Thread(target=drive_all, args=(cluster, wallets, seconds, pause))
-    background.start()
-    time.sleep(min(2.0, seconds / 4))
     samples: list[float] = []
-    while background.is_alive():
-        samples += one_at_a_time(cluster, probe, 5, pause=0.02)
-    background.join()
+    with ThreadPoolExecutor(1) as executor:
+        background = executor.submit(drive_all, cluster, wallets, seconds, pause)
+        time.sleep(min(2.0, seconds / 4))
+        while not background.done():
+            samples += one_at_a_time(cluster, probe, 5, pause=0.02)
+    load, took = background.result()
     for wallet in wallets:
         wallet.forget()
-    return samples
+    return samples, load.executed / took
 
 
 def failover(cluster: Cluster, probe: Wallet) -> float:

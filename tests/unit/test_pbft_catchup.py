@@ -11,20 +11,16 @@ from pbft_cluster import (
     commit,
     group_of,
     node,
-    proposal,
     said,
 )
 
 from tallystick.consensus.pbft import Parameters
 from tallystick.consensus.pbft.io import Connected, Effect, Send
-from tallystick.consensus.pbft.limits import MAX_ANSWERS, MAX_BLOCKS_PER_ANSWER
+from tallystick.consensus.pbft.limits import MAX_BLOCKS_PER_ANSWER
 from tallystick.consensus.pbft.messages import (
     Blocks,
-    Body,
     CertifiedBlock,
     Fetch,
-    FetchBody,
-    NewView,
     Status,
     seal_message,
 )
@@ -238,39 +234,3 @@ def test_a_peer_that_comes_back_is_told_where_we_stand() -> None:
     late.tick(100)
     late.receive(1, answer(1, CHAIN[:1]))
     assert said(FOUR, late.step(Connected(name(3))), Status) == [Status(0, 0, True, 1, 0)]
-
-
-# ---- answers have a budget
-
-
-def test_a_peer_gets_so_many_answers_in_a_while_however_often_we_tick() -> None:
-    four = cluster()
-    four.order(b"one")
-    ask = seal_message(KEYS[2], FOUR, Fetch(0, 1, 1))
-    served = 0
-    for _ in range(100):
-        served += len(said(FOUR, four[1].receive(2, ask), Blocks))
-        four[1].tick(0)
-    assert served == MAX_ANSWERS
-    assert four[1].replica.rejections == {"too_many_fetches": 100 - MAX_ANSWERS}
-    four[1].tick(100)
-    assert four[1].refusals(2, ask) == {}
-    assert said(FOUR, four[1].receive(3, seal_message(KEYS[3], FOUR, Fetch(0, 1, 1))), Blocks), "others have their own"
-
-
-def test_small_questions_do_not_draw_large_answers_without_end() -> None:
-    """A body for 150 bytes, a whole new view for a status."""
-    four = cluster()
-    four.crash(0)
-    four.passes = lambda source, target, message: not isinstance(message, Body)
-    four.submit(2, b"one")
-    four.run(1050)
-    four[2].tick(100)
-    lag = status(3, 0)
-    drawn = [m for _ in range(100) for m in said(FOUR, four[2].receive(3, lag), NewView)]
-    assert 0 < len(drawn) <= MAX_ANSWERS
-    backup = node(FOUR, 1)
-    backup.receive(0, proposal(FOUR, 0, block_at()))
-    want = seal_message(KEYS[2], FOUR, FetchBody(0, 1, FOUR.block_digest(block_at())))
-    bodies = [m for _ in range(100) for m in said(FOUR, backup.receive(2, want), Body)]
-    assert len(bodies) == MAX_ANSWERS

@@ -19,7 +19,7 @@ from pbft_cluster import (
 
 from tallystick.canon.votes import Checkpoint, Message
 from tallystick.consensus.pbft.io import Guests, ReadBlocks, ReadChunk, Restore
-from tallystick.consensus.pbft.limits import MAX_ANSWERS, MAX_GUESTS
+from tallystick.consensus.pbft.limits import MAX_DEMANDS, MAX_GUESTS
 from tallystick.consensus.pbft.messages import (
     Body,
     Checkpoints,
@@ -87,10 +87,10 @@ def test_what_a_guest_claims_counts_for_nothing() -> None:
 
 def test_guests_are_few_and_get_no_more_than_a_validator() -> None:
     each = host()
-    refused = [each.refusals(NEWCOMER, of(Fetch(0, 1, height))) for height in range(1, MAX_ANSWERS + 3)]
-    assert refused == [{}] * MAX_ANSWERS + [{"too_many_fetches": 1}] * 2
-    each.tick(1000)
-    assert each.refusals(NEWCOMER, of(Fetch(0, 1, 1))) == {}
+    asked = [of(FetchChunk(0, 4, index)) for index in range(300)]
+    answers = said(FOUR, [effect for frame in asked for effect in each.receive(NEWCOMER, frame)], Chunk)
+    assert len(answers) < 300 - MAX_DEMANDS and each.replica.load["demands"] == MAX_DEMANDS
+    assert each.replica.rejections == {"too_many_demands": 300 - MAX_DEMANDS - len(answers)}
     each.step(Guests(tuple(f"{number:064x}" for number in range(100))))
     assert each.replica.load["guests"] == MAX_GUESTS
     assert each.refusals(NEWCOMER, of(Fetch(0, 1, 1))) == {"not_a_validator": 1}, "it is no guest any more"

@@ -1,5 +1,5 @@
 """An embedded PBFT as a sans-I/O state machine: `Replica.step(event) -> effects`. Start reading at `io` and `normal`,
-then `checkpoints`, `views`, `catchup` and `transfer`; docs/consensus.md explains the whole before the code does.
+then `checkpoints`, `views`, `catchup`, `transfer` and `serving`; docs/consensus.md explains the whole before the code.
 """
 
 from tallystick.consensus.pbft.certificate import verify_certificate

@@ -6,14 +6,10 @@ was silent is asked last for a while, and an answer that comes late is as good. 
 checkpoint: who certifies the blocks after it is known when it has been executed.
 """
 
+from tallystick.consensus.pbft import serving
 from tallystick.consensus.pbft.certificate import verify_certificate
-from tallystick.consensus.pbft.io import BlocksRead, MuteRecord, Persist, ReadBlocks, Send
-from tallystick.consensus.pbft.limits import (
-    BEHIND_MS,
-    MAX_ANSWER_BYTES,
-    MAX_BLOCKS_PER_ANSWER,
-    MAX_PROOFS_PER_ANSWER,
-)
+from tallystick.consensus.pbft.io import MuteRecord, Persist
+from tallystick.consensus.pbft.limits import BEHIND_MS, MAX_BLOCKS_PER_ANSWER, MAX_PROOFS_PER_ANSWER
 from tallystick.consensus.pbft.messages import Blocks, CertifiedBlock, Checkpoints, Fetch, Status
 from tallystick.consensus.pbft.state import Fetching, State, deliver
 from tallystick.errors import Refused
@@ -30,11 +26,11 @@ def on_status(state: State, sender: str, message: Status) -> None:
     peer = state.peer(sender)
     peer.epoch, peer.height = message.epoch, message.height
     _end_silence(state)
-    if message.stable < state.stable.height and state.may_answer(sender):
-        state.send(sender, Checkpoints(state.group.epoch, _proofs_above(state, message.stable)))
+    if message.stable < state.stable.height and serving.has_share(state, sender):
+        serving.tell(state, sender, state.seal(Checkpoints(state.group.epoch, _proofs_above(state, message.stable))))
     trails = (message.epoch, message.view, message.active) < (state.group.epoch, state.view, True)
-    if message.epoch == state.group.epoch and trails and state.new_view and state.may_answer(sender):
-        state.do(Send(sender, state.new_view))
+    if message.epoch == state.group.epoch and trails and state.new_view and serving.has_share(state, sender):
+        serving.tell(state, sender, state.new_view)
 
 
 def _proofs_above(state: State, height: int) -> list[bytes]:
@@ -93,23 +89,6 @@ def _ahead(state: State) -> list[str]:
     order = sorted(state.peers)
     after = order.index(state.last_asked) + 1 if state.last_asked in state.peers else 0
     return [peer for peer in order[after:] + order[:after] if state.peers[peer].height > state.head.height]
-
-
-# ---- answering
-
-
-def on_fetch(state: State, sender: str, message: Fetch) -> None:
-    if not 1 <= message.first <= message.last:
-        raise Refused("bad_range", f"{sender[:12]} asks for blocks {message.first} to {message.last}")
-    if not state.may_answer(sender):
-        raise Refused("too_many_fetches", f"{sender[:12]} asks for blocks faster than we serve them")
-    last = min(message.last, message.first + MAX_BLOCKS_PER_ANSWER - 1, state.head.height)
-    if message.first <= last:
-        state.do(ReadBlocks(sender, message.first, last, MAX_ANSWER_BYTES))
-
-
-def on_blocks_read(state: State, event: BlocksRead) -> None:
-    state.send(event.peer, Blocks(state.group.epoch, [CertifiedBlock(*pair) for pair in event.blocks]))
 
 
 # ---- taking

@@ -78,9 +78,13 @@ MAX_FETCH_DOUBLINGS: Final = 4
 MAX_BLOCKS_PER_ANSWER: Final = 64
 MAX_ANSWER_BYTES: Final = 2 * 1024 * 1024
 """Blocks and certificates in one answer."""
-MAX_ANSWERS: Final = 16
-"""Answers to one peer in `ANSWERS_MS`; reading blocks costs us disk and a signature over megabytes."""
+ANSWERED_BYTES: Final = 8 * 1024 * 1024
+"""Of answers in `ANSWERS_MS`, in equal shares for all validators: f of them make us spend a tenth of a core on that."""
+ANSWER_OVERHEAD_BYTES: Final = 32 * 1024
+"""What an answer costs beside its length, in bytes that cost as much."""
 ANSWERS_MS: Final = 100
+MAX_DEMANDS: Final = 64
+"""Of one peer, that wait for an answer: a new view may have it ask for as many blocks, at the usual interval."""
 MAX_GUESTS: Final = 8
 """Who may follow without being a validator: newcomers, before their epoch begins."""
 

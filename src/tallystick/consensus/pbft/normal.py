@@ -384,21 +384,8 @@ def want_bodies(state: State) -> None:
             state.broadcast(FetchBody(state.group.epoch, height, digest))
 
 
-def on_fetch_body(state: State, sender: str, message: FetchBody) -> None:
-    check_member(state.group, sender, message)
-    if not state.may_answer(sender):
-        return
-    held = state.bodies.get(message.digest)
-    if held is not None:
-        state.send(sender, Body(state.group.epoch, held[1]))
-    else:
-        state.do(ReadBody(sender, message.height, message.digest))
-
-
 def on_body_read(state: State, event: BodyRead) -> None:
-    if event.block and event.peer:
-        state.send(event.peer, Body(state.group.epoch, event.block))
-    elif event.block:
+    if event.block:
         _supply(state, event.digest, event.block)
 
 

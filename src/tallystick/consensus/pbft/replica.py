@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from tallystick.canon.identity import Key
 from tallystick.canon.votes import Checkpoint, Commit, Prepare, PrePrepare
-from tallystick.consensus.pbft import catchup, checkpoints, forwarding, normal, restart, transfer, views
+from tallystick.consensus.pbft import catchup, checkpoints, forwarding, normal, restart, serving, transfer, views
 from tallystick.consensus.pbft.group import Group
 from tallystick.consensus.pbft.io import (
     BlocksRead,
@@ -28,7 +28,7 @@ from tallystick.consensus.pbft.io import (
     Tick,
     Verified,
 )
-from tallystick.consensus.pbft.limits import ANSWERS_MS, MAX_DOUBLINGS, RETRANSMIT_MS, STATUS_MS, TIMEOUT_MS
+from tallystick.consensus.pbft.limits import MAX_DOUBLINGS, RETRANSMIT_MS, STATUS_MS, TIMEOUT_MS
 from tallystick.consensus.pbft.messages import (
     Blocks,
     Body,
@@ -183,6 +183,7 @@ class Replica:
             "early_bytes": sum(peer.early_bytes for peer in state.peers.values()),
             "forwarded": sum(len(peer.forwarded) for peer in state.peers.values()),
             "forwarded_bytes": sum(peer.forwarded_bytes for peer in state.peers.values()),
+            "demands": sum(len(peer.demands) for peer in (*state.peers.values(), *state.guests.values())),
             "replay": len(state.replay),
             "inbound": len(state.inbound),
             "pool": len(state.pool.waiting),
@@ -221,9 +222,11 @@ class Replica:
             case Guests():
                 state.welcome(event.identities)
             case BlocksRead():
-                catchup.on_blocks_read(state, event)
+                serving.on_blocks_read(state, event)
             case ChunkRead():
-                transfer.on_chunk_read(state, event)
+                serving.on_chunk_read(state, event)
+            case BodyRead() if event.peer:
+                serving.on_body_read(state, event)
             case BodyRead():
                 normal.on_body_read(state, event)
 
@@ -280,13 +283,10 @@ class Replica:
         state, clock = self._state, self._state.clock
         first = not clock.now_ms
         clock.now_ms, clock.elapsed_ms = event.now_ms, event.elapsed_ms
-        if clock.elapsed_ms >= clock.answers_ms:
-            clock.answers_ms = clock.elapsed_ms + ANSWERS_MS
-            for peer in (*state.peers.values(), *state.guests.values()):
-                peer.answers = 0
         if state.executed != state.head.height:
             return
         forwarding.on_tick(state)
+        serving.on_tick(state)
         group, view, active = state.group, state.view, state.active
         if first:
             normal.consider_all(state)
@@ -348,7 +348,7 @@ def _dispatch(state: State, sender: str, message: OnChannel, frame: bytes) -> No
         case NewView():
             views.on_new_view(state, sender, message, frame)
         case FetchBody():
-            normal.on_fetch_body(state, sender, message)
+            serving.on_fetch_body(state, sender, message)
         case Body():
             normal.on_body(state, sender, message)
         case Forward():
@@ -356,12 +356,12 @@ def _dispatch(state: State, sender: str, message: OnChannel, frame: bytes) -> No
         case Status():
             catchup.on_status(state, sender, message)
         case Fetch():
-            catchup.on_fetch(state, sender, message)
+            serving.on_fetch(state, sender, message)
         case Blocks():
             catchup.on_blocks(state, sender, message)
         case Checkpoints():
             transfer.on_checkpoints(state, sender, message)
         case FetchChunk():
-            transfer.on_fetch_chunk(state, sender, message)
+            serving.on_fetch_chunk(state, sender, message)
         case Chunk():
             transfer.on_chunk(state, sender, message)

@@ -30,7 +30,6 @@ from tallystick.consensus.pbft.io import (
     Send,
 )
 from tallystick.consensus.pbft.limits import (
-    MAX_ANSWERS,
     MAX_BLOCK_BYTES,
     MAX_BLOCK_TRANSACTIONS,
     MAX_EARLY_BYTES,
@@ -38,7 +37,7 @@ from tallystick.consensus.pbft.limits import (
     MAX_EVIDENCE,
     MAX_GUESTS,
 )
-from tallystick.consensus.pbft.messages import Block, CheckpointContent, Claim, ViewChange, seal_message
+from tallystick.consensus.pbft.messages import Block, CheckpointContent, Claim, Demand, ViewChange, seal_message
 from tallystick.consensus.pbft.pool import Pool
 from tallystick.consensus.port import CommittedBlock
 from tallystick.errors import Refused
@@ -110,8 +109,12 @@ class Peer:
     forwarded_bytes: int = 0
     in_vain: int = 0
     """How many of them were, since the last tick, and not admitted."""
-    answers: int = 0
-    """Answers we gave it in the current `ANSWERS_MS`."""
+    demands: deque[Demand] = field(default_factory=deque)
+    """What it asked for and is not answered yet."""
+    reading: bool = False
+    """Whether the shell reads an answer for it."""
+    debt: int = 0
+    """Bytes of answers that it had and has not worked off."""
     reads: int = 0
     """Height of the snapshot that it fetches from us."""
     reads_until_ms: int = 0
@@ -132,8 +135,8 @@ class Clock:
     """How often they were, without progress in between."""
     status_ms: int = 0
     """When our status is next due."""
-    answers_ms: int = 0
-    """When peers may have answers again."""
+    served_ms: int = 0
+    """Until when peers have worked off their debts."""
     recheck_ms: int = 0
     """When waiting transactions are next looked at."""
 
@@ -304,11 +307,6 @@ class State:
         """
         checkpoint = self.group.checkpoint_after(self.executed)
         return checkpoint if self.stable.height >= self.group.start else checkpoint - 1
-
-    def may_answer(self, peer: str) -> bool:
-        """Whether `peer` has not had all the answers that it may get in a while."""
-        self.peer(peer).answers += 1
-        return self.peer(peer).answers <= MAX_ANSWERS
 
     def is_member(self, identity: str) -> bool:
         """Of this epoch, or of the one before it."""

@@ -20,10 +20,8 @@ from tallystick.consensus.pbft.certificate import (
 from tallystick.consensus.pbft.group import Group
 from tallystick.consensus.pbft.io import (
     CheckpointRecord,
-    ChunkRead,
     EpochRecord,
     Head,
-    ReadChunk,
     Restore,
     SaveChunk,
     StartTransfer,
@@ -31,7 +29,6 @@ from tallystick.consensus.pbft.io import (
 )
 from tallystick.consensus.pbft.limits import (
     MAX_CHUNKS_UNDER_WAY,
-    READ_MS,
     STALLED_MS,
     TRANSFER_GAP,
 )
@@ -184,18 +181,6 @@ def _ask(state: State, transfer: Transferring, peer: str, index: int) -> None:
 def _put_back(transfer: Transferring, index: int) -> None:
     del transfer.asked[index]
     transfer.missing.append(index)
-
-
-def on_fetch_chunk(state: State, sender: str, message: FetchChunk) -> None:
-    if not state.may_answer(sender):
-        raise Refused("too_many_fetches", f"{sender[:12]} asks for chunks faster than we serve them")
-    peer = state.peer(sender)
-    peer.reads, peer.reads_until_ms = message.height, state.clock.elapsed_ms + READ_MS
-    state.do(ReadChunk(sender, message.height, message.index))
-
-
-def on_chunk_read(state: State, event: ChunkRead) -> None:
-    state.send(event.peer, Chunk(state.group.epoch, event.height, event.index, event.manifest, event.data))
 
 
 def on_chunk(state: State, sender: str, message: Chunk) -> None:

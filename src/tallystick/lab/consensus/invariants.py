@@ -406,6 +406,7 @@ def bounds(members: int, peers: int, span: int) -> dict[str, int]:
         "early_bytes": peers * limits.MAX_EARLY_BYTES,
         "forwarded": members * limits.MAX_FORWARDED,
         "forwarded_bytes": members * limits.MAX_FORWARDED_BYTES,
+        "demands": (members + limits.MAX_GUESTS) * limits.MAX_DEMANDS,
         "replay": members * EARLY_FRAMES,
         "inbound": limits.MAX_BLOCKS_PER_ANSWER,
         "pool": limits.MAX_POOL_TRANSACTIONS,

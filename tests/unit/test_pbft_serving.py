@@ -1,0 +1,140 @@
+"""What a peer may ask for costs us no more than its share, and an honest one is served all the same."""
+
+from pbft_cluster import (
+    FOUR,
+    KEYS,
+    NOW_MS,
+    block_at,
+    cluster,
+    group_of,
+    node,
+    proposal,
+    said,
+)
+
+from tallystick.consensus.pbft.io import BlocksRead, ChunkRead, ReadBlocks, ReadChunk, Received, Send, Tick
+from tallystick.consensus.pbft.limits import (
+    ANSWER_OVERHEAD_BYTES,
+    ANSWERED_BYTES,
+    ANSWERS_MS,
+    MAX_ANSWER_BYTES,
+    MAX_BLOCK_BYTES,
+    MAX_DEMANDS,
+)
+from tallystick.consensus.pbft.messages import (
+    Blocks,
+    Body,
+    Fetch,
+    FetchBody,
+    FetchChunk,
+    NewView,
+    Status,
+    seal_message,
+)
+
+SHARE = ANSWERED_BYTES // 4
+SMALL_ANSWERS = SHARE // (ANSWER_OVERHEAD_BYTES + 2048)
+"""At least so many answers of less than two kilobytes can be had at once."""
+
+
+def ask(by: int, first: int, last: int) -> bytes:
+    return seal_message(KEYS[by], FOUR, Fetch(0, first, last))
+
+
+def test_small_answers_are_many_and_not_endless_however_often_we_tick() -> None:
+    four = cluster()
+    four.order(b"one", b"two")
+    served = 0
+    for i in range(500):
+        served += len(said(FOUR, four[1].receive(2, ask(2, 1, 1 + i)), Blocks))
+        four[1].tick(0)
+    assert SMALL_ANSWERS <= served <= SHARE // ANSWER_OVERHEAD_BYTES + 1
+    assert four[1].replica.load["demands"] == MAX_DEMANDS
+    assert four[1].replica.rejections == {"too_many_demands": 500 - MAX_DEMANDS - served}
+    assert said(FOUR, four[1].receive(3, ask(3, 1, 1)), Blocks), "others have their own"
+
+
+def test_what_waits_is_answered_as_time_passes() -> None:
+    four = cluster()
+    four.order(b"one")
+    last = 1
+    while said(FOUR, four[1].receive(2, ask(2, 1, last)), Blocks):
+        last += 1
+    (blocks,) = said(FOUR, four[1].tick(2 * ANSWERS_MS // SMALL_ANSWERS), Blocks)
+    assert len(blocks.blocks) == 1 and four[1].replica.load["demands"] == 0
+    assert not four[1].replica.rejections
+
+
+def test_who_asks_for_large_answers_gets_no_more_bytes_than_its_share() -> None:
+    four = cluster()
+    four.order(b"one")
+    replica, peer, sent = four[1].replica, KEYS[2].identity, 0
+    large = ((bytes(MAX_BLOCK_BYTES), b""),)  # nobody looks at what the disk holds
+    for i in range(1000):
+        effects = replica.step(Received(peer, ask(2, 1, 1 + i)))
+        effects += replica.step(Tick(NOW_MS, 1000 + i))
+        while effects:
+            effect = effects.pop()
+            if isinstance(effect, ReadBlocks):
+                effects += replica.step(BlocksRead(peer, large))
+            elif isinstance(effect, Send) and effect.peer == peer:
+                sent += len(effect.frame)
+    most = SHARE + SHARE * 1000 // ANSWERS_MS + MAX_BLOCK_BYTES
+    assert most // 2 < sent < most
+
+
+def test_one_that_asks_again_when_it_has_its_answer_waits_for_less_than_its_patience() -> None:
+    """With as many validators as may be, the largest answer is worked off before another peer would be asked."""
+    assert MAX_ANSWER_BYTES * ANSWERS_MS // (ANSWERED_BYTES // 31) < 1000
+
+
+def test_the_same_demand_waits_once() -> None:
+    four = cluster()
+    four.order(b"one")
+    while said(FOUR, four[1].receive(2, ask(2, 1, 1)), Blocks):
+        pass
+    for _ in range(100):
+        four[1].receive(2, ask(2, 1, 1))
+    assert four[1].replica.load["demands"] == 1 and not four[1].replica.rejections
+
+
+def test_one_answer_is_read_at_a_time() -> None:
+    """Or many were read before the first one weighs anything."""
+    four = cluster()
+    four.order(b"one")
+    replica, peer = four[1].replica, KEYS[2].identity
+    demands = [ask(2, 1, 1), seal_message(KEYS[2], FOUR, FetchChunk(0, 4, 0)), ask(2, 1, 2)]
+    reads = [effect for frame in demands for effect in replica.step(Received(peer, frame))]
+    assert reads == [ReadBlocks(peer, 1, 1, MAX_ANSWER_BYTES)]
+    answer = BlocksRead(peer, tuple(four[1].disk.blocks.values()))
+    sent, read = replica.step(answer)
+    assert isinstance(sent, Send) and read == ReadChunk(peer, 4, 0)
+    assert [type(effect) for effect in replica.step(ChunkRead(peer, 4, 0, b"", b""))] == [Send, ReadBlocks]
+
+
+def test_an_answer_for_one_that_left_meanwhile_is_dropped() -> None:
+    made = node(group_of(4), 0)
+    stranger = KEYS[9].identity
+    assert made.replica.step(BlocksRead(stranger, ())) == []
+    assert made.replica.load["peers"] == 0
+
+
+def test_small_questions_do_not_draw_large_answers_without_end() -> None:
+    """A body for 150 bytes, a whole new view for a status."""
+    four = cluster()
+    four.crash(0)
+    four.passes = lambda source, target, message: not isinstance(message, Body)
+    four.submit(2, b"one")
+    four.run(1050)
+    four[2].tick(100)
+    lag = seal_message(KEYS[3], FOUR, Status(0, 0, True, 0, 0))
+    drawn = [m for _ in range(500) for m in said(FOUR, four[2].receive(3, lag), NewView)]
+    assert 0 < len(drawn) <= SHARE // ANSWER_OVERHEAD_BYTES + 1
+    backup = node(FOUR, 1)
+    backup.receive(0, proposal(FOUR, 0, block_at()))
+    want = seal_message(KEYS[2], FOUR, FetchBody(0, 1, FOUR.block_digest(block_at())))
+    bodies = [m for _ in range(500) for m in said(FOUR, backup.receive(2, want), Body)]
+    assert SMALL_ANSWERS <= len(bodies) <= SHARE // ANSWER_OVERHEAD_BYTES + 1
+    for height in range(2, 500):  # nobody has these
+        backup.receive(3, seal_message(KEYS[3], FOUR, FetchBody(0, height, bytes(32))))
+    assert backup.replica.rejections["too_many_demands"] > 300
