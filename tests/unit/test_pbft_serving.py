@@ -4,6 +4,7 @@ from pbft_cluster import (
     FOUR,
     KEYS,
     NOW_MS,
+    Node,
     block_at,
     cluster,
     group_of,
@@ -41,6 +42,14 @@ def ask(by: int, first: int, last: int) -> bytes:
     return seal_message(KEYS[by], FOUR, Fetch(0, first, last))
 
 
+def use_up_its_share(each: Node, by: int) -> None:
+    """Asks until a demand has to wait."""
+    for last in range(2, 500):
+        if not said(FOUR, each.receive(by, ask(by, 1, last)), Blocks):
+            return
+    raise AssertionError("500 answers at once, and none has to wait")
+
+
 def test_small_answers_are_many_and_not_endless_however_often_we_tick() -> None:
     four = cluster()
     four.order(b"one", b"two")
@@ -57,9 +66,7 @@ def test_small_answers_are_many_and_not_endless_however_often_we_tick() -> None:
 def test_what_waits_is_answered_as_time_passes() -> None:
     four = cluster()
     four.order(b"one")
-    last = 1
-    while said(FOUR, four[1].receive(2, ask(2, 1, last)), Blocks):
-        last += 1
+    use_up_its_share(four[1], 2)
     (blocks,) = said(FOUR, four[1].tick(2 * ANSWERS_MS // SMALL_ANSWERS), Blocks)
     assert len(blocks.blocks) == 1 and four[1].replica.load["demands"] == 0
     assert not four[1].replica.rejections
@@ -91,11 +98,10 @@ def test_one_that_asks_again_when_it_has_its_answer_waits_for_less_than_its_pati
 def test_the_same_demand_waits_once() -> None:
     four = cluster()
     four.order(b"one")
-    while said(FOUR, four[1].receive(2, ask(2, 1, 1)), Blocks):
-        pass
+    use_up_its_share(four[1], 2)
     for _ in range(100):
         four[1].receive(2, ask(2, 1, 1))
-    assert four[1].replica.load["demands"] == 1 and not four[1].replica.rejections
+    assert four[1].replica.load["demands"] == 2 and not four[1].replica.rejections
 
 
 def test_one_answer_is_read_at_a_time() -> None:
