@@ -11,16 +11,20 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from hashlib import sha256
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
+import msgspec
+
 from benchmarks.report import Row, middle_and_spread, progress, publish
 from tallystick.canon.identity import Key
+from tallystick.ledger.events import Result
 from tallystick.ledger.execute import Executed, execute_block
 from tallystick.ledger.genesis import Agreement, Genesis, ValidatorInfo, genesis_state
 from tallystick.ledger.state import State, dump_state, load_state
 from tallystick.ledger.transactions import Batch, Transfer, open_transaction, sign_transaction
-from tallystick.network.journal import Journal
+from tallystick.network.journal import KEPT_RESULTS, Journal
 
 TRANSFERS: Final = 2_000
 """In a block."""
@@ -87,6 +91,7 @@ def rows(accounts: int) -> list[Row]:
         cost("execute a transfer", "us", each, lambda: execute(state, singles), BARS["alone"]),
         cost("execute a transfer of a batch", "us", each, lambda: execute(state, batches), BARS["batch"]),
         cost("store the result of a transfer", "us", each, lambda: store(executed)),
+        late_results(executed.state),
         cost(f"write a snapshot {size}", "ms", 1e3, lambda: dump_state(state)),
         cost(f"read a snapshot {size}", "ms", 1e3, lambda: load_state(snapshot)),
     ]
@@ -95,6 +100,31 @@ def rows(accounts: int) -> list[Row]:
 def store(executed: Executed) -> None:
     with tempfile.TemporaryDirectory() as folder:
         Journal(Path(folder) / "ledger.db").append(executed.state, executed.results, executed.events)
+
+
+def late_results(state: State) -> Row:
+    """What a result costs when as many are kept as may be, and each new one takes the place of the oldest."""
+    full = KEPT_RESULTS // TRANSFERS
+    part = full // 5
+    blocks = iter(
+        [(msgspec.structs.replace(state, height=h), results_at(h)) for h in range(1, full + REPEATS * part + 1)]
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        journal = Journal(Path(folder) / "ledger.db")
+
+        def append(count: int) -> None:
+            for after, results in islice(blocks, count):
+                journal.append(after, results, ())
+
+        append(full)
+        each = 1e6 / (part * TRANSFERS)
+        row = cost(f"store the result of a transfer, {KEPT_RESULTS:,} being kept", "us", each, lambda: append(part))
+        journal.abandon()
+    return row
+
+
+def results_at(height: int) -> list[Result]:
+    return [Result(sha256(b"%d %d" % (height, i)).hexdigest(), "", "ok", "") for i in range(TRANSFERS)]
 
 
 def main() -> None:

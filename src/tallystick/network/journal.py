@@ -13,6 +13,7 @@ changed or lost of the state or of the results is noticed at the start, and a ch
 """
 
 import sqlite3
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -75,8 +76,8 @@ class Journal:
         except BaseException:
             self._db.close()
             raise
-        self._outcomes: dict[bytes, Outcome] = {}
-        """Oldest first."""
+        self._outcomes: OrderedDict[bytes, Outcome] = OrderedDict()
+        """Oldest first. The front of a plain dict is found by passing over all that was deleted there."""
         self._rows = 0
         """Of results, on disk."""
 
@@ -163,7 +164,7 @@ class Journal:
         if name not in self._outcomes:
             self._outcomes[name] = outcome
             if len(self._outcomes) > self._kept:
-                del self._outcomes[next(iter(self._outcomes))]
+                self._outcomes.popitem(last=False)
 
     def _forget_results(self) -> None:
         """Deletes the rows of which nothing is remembered any more."""
@@ -188,7 +189,7 @@ class Journal:
     def _drop_above(self, height: int) -> None:
         self._db.execute("DELETE FROM results WHERE height > ?", (height,))
         self._db.execute("DELETE FROM event WHERE height > ?", (height,))
-        self._outcomes, self._rows = {}, 0
+        self._outcomes, self._rows = OrderedDict(), 0
         for row in self._read("results", "ORDER BY height"):
             self._rows += 1
             for name, outcome in _outcomes(*row):

@@ -1,5 +1,6 @@
 """Transactions opened lately: one that is submitted, proposed and executed is verified and parsed once, not thrice."""
 
+from collections import OrderedDict
 from typing import Final
 
 from tallystick.ledger.transactions import SignedTransaction, open_transaction, read_transaction
@@ -15,8 +16,8 @@ class OpenedTransactions:
 
     def __init__(self, chain: str, max_bytes: int = MAX_BYTES) -> None:
         self._chain, self._room = chain, max_bytes
-        self._entries: dict[bytes, SignedTransaction] = {}
-        """Oldest first."""
+        self._entries: OrderedDict[bytes, SignedTransaction] = OrderedDict()
+        """Oldest first; see `Journal` for why no plain dict."""
 
     def open(self, raw: bytes) -> SignedTransaction:
         """`open_transaction`, with its refusals, which are not remembered."""
@@ -25,8 +26,7 @@ class OpenedTransactions:
             found = self._entries[raw] = open_transaction(raw, self._chain)
             self._room -= len(raw) + ENTRY_BYTES
             while self._room < 0:
-                oldest = next(iter(self._entries))
-                del self._entries[oldest]
+                oldest, _ = self._entries.popitem(last=False)
                 self._room += len(oldest) + ENTRY_BYTES
         return found
 

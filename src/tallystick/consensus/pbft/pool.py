@@ -1,5 +1,6 @@
 """Transactions that wait to be ordered: first in, first out, bounded, each at most once."""
 
+from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -36,8 +37,9 @@ class Pool:
     """By transaction, in order of arrival."""
     size: int = 0
     """Bytes of all waiting transactions."""
-    recent: dict[bytes, None] = field(default_factory=dict)
-    """SHA-256 of those committed lately, oldest first: a late forward of one of these is no news."""
+    recent: OrderedDict[bytes, None] = field(default_factory=OrderedDict)
+    """SHA-256 of those committed lately, oldest first: a late forward of one of these is no news. No plain dict, whose
+    front is found by passing over all that was deleted there."""
 
     def holds(self, transaction: bytes) -> bool:
         return transaction in self.waiting
@@ -101,8 +103,8 @@ class Pool:
         for transaction in transactions:
             self.drop(transaction)
             self.recent[sha256(transaction).digest()] = None
-        for name in list(islice(self.recent, max(0, len(self.recent) - MAX_RECENT))):
-            del self.recent[name]
+        while len(self.recent) > MAX_RECENT:
+            self.recent.popitem(last=False)
 
     def drop(self, transaction: bytes) -> None:
         if self.waiting.pop(transaction, None) is not None:
