@@ -29,6 +29,7 @@ from tallystick.consensus.pbft.messages import (
     FetchBody,
     FetchChunk,
     NewView,
+    OnChannel,
     Status,
     seal_message,
 )
@@ -36,6 +37,9 @@ from tallystick.consensus.pbft.messages import (
 SHARE = ANSWERED_BYTES // 4
 SMALL_ANSWERS = SHARE // (ANSWER_OVERHEAD_BYTES + 2048)
 """At least so many answers of less than two kilobytes can be had at once."""
+
+LAGS = seal_message(KEYS[3], FOUR, Status(0, 0, True, 0, 0))
+"""Of validator 3, which has heard of no view change."""
 
 
 def ask(by: int, first: int, last: int) -> bytes:
@@ -48,6 +52,18 @@ def use_up_its_share(each: Node, by: int) -> None:
         if not said(FOUR, each.receive(by, ask(by, 1, last)), Blocks):
             return
     raise AssertionError("500 answers at once, and none has to wait")
+
+
+def after_a_view_change() -> Node:
+    """A validator that can show the new view to who missed it, and holds a block."""
+    four = cluster()
+    four.order(b"zero")
+    four.crash(0)
+    four.submit(2, b"one")
+    four.run(1500)
+    assert (four[2].replica.view, four[2].replica.active) == (1, True)
+    four[2].tick(1000)
+    return four[2]
 
 
 def test_small_answers_are_many_and_not_endless_however_often_we_tick() -> None:
@@ -127,14 +143,8 @@ def test_an_answer_for_one_that_left_meanwhile_is_dropped() -> None:
 
 def test_small_questions_do_not_draw_large_answers_without_end() -> None:
     """A body for 150 bytes, a whole new view for a status."""
-    four = cluster()
-    four.crash(0)
-    four.passes = lambda source, target, message: not isinstance(message, Body)
-    four.submit(2, b"one")
-    four.run(1050)
-    four[2].tick(100)
-    lag = seal_message(KEYS[3], FOUR, Status(0, 0, True, 0, 0))
-    drawn = [m for _ in range(500) for m in said(FOUR, four[2].receive(3, lag), NewView)]
+    each = after_a_view_change()
+    drawn = [m for _ in range(500) for m in said(FOUR, each.receive(3, LAGS), NewView)]
     assert 0 < len(drawn) <= SHARE // ANSWER_OVERHEAD_BYTES + 1
     backup = node(FOUR, 1)
     backup.receive(0, proposal(FOUR, 0, block_at()))
@@ -143,4 +153,61 @@ def test_small_questions_do_not_draw_large_answers_without_end() -> None:
     assert SMALL_ANSWERS <= len(bodies) <= SHARE // ANSWER_OVERHEAD_BYTES + 1
     for height in range(2, 500):  # nobody has these
         backup.receive(3, seal_message(KEYS[3], FOUR, FetchBody(0, height, bytes(32))))
-    assert backup.replica.rejections["too_many_demands"] > 300
+    assert backup.replica.rejections["too_many_demands"] >= 498 - MAX_DEMANDS - SHARE // ANSWER_OVERHEAD_BYTES
+
+
+# ---- an honest one that has much to ask for
+
+
+def test_who_waits_for_answers_hears_of_a_new_view_all_the_same() -> None:
+    each, told = after_a_view_change(), 0
+    use_up_its_share(each, 3)
+    for height in range(1, MAX_DEMANDS):
+        each.receive(3, seal_message(KEYS[3], FOUR, FetchChunk(0, height, 0)))
+    for _ in range(4):
+        each.tick(ANSWERS_MS // 10)
+        told += len(said(FOUR, each.receive(3, LAGS), NewView))
+    assert each.replica.load["demands"] > 0 and told == 4
+
+
+def test_who_was_told_of_large_views_is_answered_at_once() -> None:
+    each = after_a_view_change()
+    while said(FOUR, each.receive(3, LAGS), NewView):
+        pass
+    assert said(FOUR, each.receive(3, ask(3, 1, 1)), Blocks)
+
+
+def test_those_who_left_with_the_last_epoch_get_no_more_than_they_had() -> None:
+    many = cluster(7)
+    many.order(b"validators 0 1 2 3", *(b"%d" % i for i in range(11)))
+    many.run(500)
+    group = many[0].replica.group
+    assert (group.epoch, len(group.validators)) == (1, 4)
+    want = (seal_message(KEYS[6], group, Fetch(1, 1, last)) for last in range(2, 500))
+    served = sum(len(said(group, many[0].receive(6, frame), Blocks)) for frame in want)
+    assert 0 < served <= ANSWERED_BYTES // 7 // ANSWER_OVERHEAD_BYTES + 1
+
+
+def test_blocks_that_an_honest_one_has_delivered_are_not_asked_for_one_by_one() -> None:
+    """It votes on them no more: the bodies would help nobody, and what helps would wait behind them at every peer."""
+    seven, late, wanted = cluster(7), 6, list[int]()
+    seven.crash(late)
+    seven.order(b"one", b"two", b"three")
+    seven.crash(0)
+    seven.submit(1, b"four")
+    seven.run(1500)
+    assert (seven[1].replica.view, seven[1].replica.height) == (1, 4)
+
+    def passes(source: int, target: int, message: OnChannel) -> bool:
+        if isinstance(message, FetchBody):
+            wanted.append(message.height)
+        return not isinstance(message, Fetch)  # or it would have the blocks before it could miss them
+
+    seven.passes = passes
+    seven.down.discard(late)
+    seven.run(800)
+    assert seven[late].replica.view == 1 and seven[late].replica.height == 0
+    assert not wanted
+    seven.passes = lambda source, target, message: True
+    seven.run(2000)
+    assert seven[late].replica.height == 4

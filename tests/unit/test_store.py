@@ -461,6 +461,17 @@ def test_no_flipped_bit_changes_what_is_read(tmp_path: Path, position: int) -> N
     store.close()
 
 
+def test_who_asks_for_blocks_from_before_the_first_costs_no_reading(path: Path) -> None:
+    """Which is a megabyte, each time, for an empty answer."""
+    full(path)
+    sql(path, "DELETE FROM blocks WHERE height < 4")
+    sql(path, "UPDATE blocks SET block = x'00' WHERE height = 4")
+    with closing(opened(path)) as store:
+        assert store.blocks_within(1, 4, 10**6) == []
+        with pytest.raises(DamagedError):
+            store.blocks_within(4, 4, 10**6)
+
+
 def overwrite_old_blocks(path: Path) -> None:
     data = bytearray(path.read_bytes())
     page = data.index(b"three", len(data) // 2) // 4096  # neither the first block nor the last ones

@@ -222,6 +222,8 @@ class Store:
     def blocks_within(self, first: int, last: int, max_bytes: int) -> list[StoredBlock]:
         """As many of `blocks` as take, with their certificates, no more than `max_bytes`."""
         chosen: list[StoredBlock] = []
+        if first < self.first_height():
+            return chosen  # without reading one that comes after the gap
         for stored in self.blocks(first, last):
             max_bytes -= len(stored.block) + len(stored.certificate)
             if max_bytes < 0:

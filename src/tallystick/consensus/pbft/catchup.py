@@ -26,10 +26,10 @@ def on_status(state: State, sender: str, message: Status) -> None:
     peer = state.peer(sender)
     peer.epoch, peer.height = message.epoch, message.height
     _end_silence(state)
-    if message.stable < state.stable.height and serving.has_share(state, sender):
+    if message.stable < state.stable.height and serving.may_be_told(state, sender):
         serving.tell(state, sender, state.seal(Checkpoints(state.group.epoch, _proofs_above(state, message.stable))))
     trails = (message.epoch, message.view, message.active) < (state.group.epoch, state.view, True)
-    if message.epoch == state.group.epoch and trails and state.new_view and serving.has_share(state, sender):
+    if message.epoch == state.group.epoch and trails and state.new_view and serving.may_be_told(state, sender):
         serving.tell(state, sender, state.new_view)
 
 

@@ -83,8 +83,8 @@ ANSWERED_BYTES: Final = 8 * 1024 * 1024
 ANSWER_OVERHEAD_BYTES: Final = 32 * 1024
 """What an answer costs beside its length, in bytes that cost as much."""
 ANSWERS_MS: Final = 100
-MAX_DEMANDS: Final = 64
-"""Of one peer, that wait for an answer: a new view may have it ask for as many blocks, at the usual interval."""
+MAX_DEMANDS: Final = 3 * MAX_INTERVAL
+"""Of one peer, that wait for an answer: a new view may have it ask for the blocks of two intervals."""
 MAX_GUESTS: Final = 8
 """Who may follow without being a validator: newcomers, before their epoch begins."""
 

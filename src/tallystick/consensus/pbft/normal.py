@@ -377,10 +377,12 @@ def _find_body(state: State, instance: Instance, digest: bytes) -> None:
 
 
 def want_bodies(state: State) -> None:
-    """Asks everybody for the required blocks that we still miss."""
+    """Asks everybody for the required blocks that we still miss, but for those that an honest one has delivered: it
+    votes on them no more, and `catchup` gets them with their certificates."""
+    delivered = state.reached_by_others
     for height, digest in sorted(state.required.items()):
         instance = state.instances.get(height)
-        if instance is not None and not instance.encoded:
+        if height > delivered and instance is not None and not instance.encoded:
             state.broadcast(FetchBody(state.group.epoch, height, digest))
 
 

@@ -2,7 +2,9 @@
 
 Reading blocks costs us disk and a signature over megabytes. So one demand of a peer is answered at a time, and what its
 answers weigh is a debt that it works off as time passes. A demand that comes while it has too much of that waits; it is
-not refused, for a node that catches up has no other way and would take us for silent.
+not refused, for a node that catches up has no other way and would take us for silent. What its statuses draw from us is
+a debt apart, with as large a share: a node that demands much must still hear of new views and checkpoints, and one that
+was told of a large view, by everybody at once, must still get its blocks.
 """
 
 from tallystick.consensus.pbft.io import BlocksRead, BodyRead, ChunkRead, ReadBlocks, ReadBody, ReadChunk, Send
@@ -66,12 +68,13 @@ def on_tick(state: State) -> None:
     worked_off = (clock.elapsed_ms - clock.served_ms) * share // ANSWERS_MS
     clock.served_ms = clock.elapsed_ms
     for identity, peer in (*state.peers.items(), *state.guests.items()):
-        peer.debt = max(0, peer.debt - worked_off)
+        peer.debt, peer.told = max(0, peer.debt - worked_off), max(0, peer.told - worked_off)
         _serve(state, identity, peer)
 
 
 def _share(state: State) -> int:
-    return ANSWERED_BYTES // len(state.group.validators)
+    """Those who left with the last epoch ask as well, and f of them may be faulty."""
+    return ANSWERED_BYTES // max(len(group.validators) for group in (state.group, state.previous) if group)
 
 
 def _serve(state: State, identity: str, peer: Peer) -> None:
@@ -126,18 +129,19 @@ def _on_read(state: State, identity: str, message: OnChannel | None) -> None:
 
 
 def _answer(state: State, identity: str, peer: Peer, message: OnChannel) -> None:
-    _give(state, identity, peer, state.seal(message))
-
-
-def _give(state: State, identity: str, peer: Peer, frame: bytes) -> None:
+    frame = state.seal(message)
     peer.debt += len(frame) + ANSWER_OVERHEAD_BYTES
     state.do(Send(identity, frame))
 
 
-def has_share(state: State, identity: str) -> bool:
-    """Whether `identity` may be told now what its status shows that it misses: its next one asks again."""
-    return state.peer(identity).debt < _share(state)
+# ---- what a status shows that its sender misses
+
+
+def may_be_told(state: State, identity: str) -> bool:
+    """Else its next status asks again."""
+    return state.peer(identity).told < _share(state)
 
 
 def tell(state: State, identity: str, frame: bytes) -> None:
-    _give(state, identity, state.peer(identity), frame)
+    state.peer(identity).told += len(frame) + ANSWER_OVERHEAD_BYTES
+    state.do(Send(identity, frame))

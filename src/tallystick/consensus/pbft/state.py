@@ -114,7 +114,9 @@ class Peer:
     reading: bool = False
     """Whether the shell reads an answer for it."""
     debt: int = 0
-    """Bytes of answers that it had and has not worked off."""
+    """Bytes of answers to its demands that it has not worked off."""
+    told: int = 0
+    """The same of what it was told for its statuses."""
     reads: int = 0
     """Height of the snapshot that it fetches from us."""
     reads_until_ms: int = 0
@@ -307,6 +309,13 @@ class State:
         """
         checkpoint = self.group.checkpoint_after(self.executed)
         return checkpoint if self.stable.height >= self.group.start else checkpoint - 1
+
+    @property
+    def reached_by_others(self) -> int:
+        """A height that more than `f` validators claim: no higher than an honest one has been."""
+        members = (peer.height for identity, peer in self.peers.items() if identity in self.group.validators)
+        heights = sorted(members, reverse=True)
+        return heights[self.group.faults] if len(heights) > self.group.faults else 0
 
     def is_member(self, identity: str) -> bool:
         """Of this epoch, or of the one before it."""

@@ -52,16 +52,9 @@ def _gap(state: State) -> int:
     return 0 if _blocks_are_gone(state) else max(TRANSFER_GAP * state.group.parameters.interval, 2 * state.ran_on)
 
 
-def _reached_by_others(state: State) -> int:
-    """A height that more than `f` validators claim: no higher than an honest one has been."""
-    members = (peer.height for identity, peer in state.peers.items() if identity in state.group.validators)
-    heights = sorted(members, reverse=True)
-    return heights[state.group.faults] if len(heights) > state.group.faults else 0
-
-
 def _aim_at(state: State, found: Transferring) -> None:
     """Goes for another target."""
-    found.heard_ms, found.seen = state.clock.elapsed_ms, _reached_by_others(state)
+    found.heard_ms, found.seen = state.clock.elapsed_ms, state.reached_by_others
     state.transfer = found
     state.inbound.clear()
     state.fetch = None
@@ -131,7 +124,7 @@ def on_tick(state: State) -> None:
     if transfer.target.height <= state.head.height:
         state.transfer = None  # agreement was faster
         return
-    transfer.seen = transfer.seen or _reached_by_others(state)
+    transfer.seen = transfer.seen or state.reached_by_others
     if transfer.heard_ms is None:
         transfer.heard_ms = state.clock.elapsed_ms
     overdue = {i: peer for i, (peer, until_ms) in transfer.asked.items() if state.clock.elapsed_ms >= until_ms}
@@ -248,7 +241,7 @@ def _finish(state: State, transfer: Transferring) -> None:
     state.transfer = None
     wanted = checkpoints.wanted_snapshots(state)
     checkpoint = CheckpointRecord(signers.epoch, content.height, transfer.proofs[-1], ends, wanted)
-    state.ran_on = max(0, _reached_by_others(state) - transfer.seen)
+    state.ran_on = max(0, state.reached_by_others - transfer.seen)
     state.do(Restore(head, epoch, checkpoint, tuple(state.history.values())))
     state.head, state.stable, state.trusted = head, Stable(content.height, transfer.proofs[-1]), following
     if following.epoch != state.group.epoch:
