@@ -31,6 +31,7 @@ from tallystick.canon.votes import MAX_VOTE_BYTES, Commit, Prepare, PrePrepare, 
 from tallystick.consensus.pbft import Parameters
 from tallystick.consensus.pbft.io import Broadcast, Examine, Head, Persist, Submitted, ViewRecord
 from tallystick.consensus.pbft.limits import (
+    BEHIND_MS,
     MAX_BLOCK_BYTES,
     MAX_CHECKPOINT_BYTES,
     MAX_DOUBLINGS,
@@ -543,6 +544,21 @@ def test_a_new_view_that_contradicts_a_delivered_block_is_a_fork_and_stops_us() 
     changes = [view_change(FOUR, 0, 1, claim), *VALID[1:]]
     backup.receive(1, new_view(FOUR, 1, 1, changes, [DIGEST_B]))
     assert backup.halted()
+
+
+@pytest.mark.parametrize("decided", [1, 2])
+def test_a_view_that_opens_late_does_not_contradict_what_a_later_one_decided(decided: int) -> None:
+    """Seeds 1506951 and 1519606: who was cut off for long may open a view that the others have left. Nor is it a fork
+    if it is the very view: a liar that is its primary can open it twice."""
+    late = node(FOUR, 3)
+    late.receive(2, seal_message(KEYS[2], FOUR, Status(0, decided, True, 1, 0)))
+    late.tick(BEHIND_MS)
+    certified = CertifiedBlock(A, certify(FOUR, A, [0, 1, 2], view=decided))
+    late.receive(2, seal_message(KEYS[2], FOUR, Blocks(0, [certified])))
+    assert late.replica.height == 1
+    claim = prepared_claim(FOUR, DIGEST_B, [0, 1, 2])
+    late.receive(1, new_view(FOUR, 1, 1, [view_change(FOUR, 0, 1, claim), *VALID[1:]], [DIGEST_B]))
+    assert not late.halted() and (late.replica.view, late.replica.active) == (1, True)
 
 
 def test_the_view_change_is_on_disk_before_it_is_sent_and_so_is_the_new_view() -> None:

@@ -114,8 +114,13 @@ def _claims(state: State) -> list[Claim]:
 def _claim(group: Group, known: Certified) -> Claim:
     """A fetched certificate may hold more votes than it takes; a claim with all of them might not fit."""
     votes = votes_in(known.certificate)
-    _, commit = open_vote(group.chain, votes[0])
-    return Claim(known.height, view_of(commit), known.digest, votes[: group.quorum])
+    return Claim(known.height, _decided_in(group, known), known.digest, votes[: group.quorum])
+
+
+def _decided_in(group: Group, known: Certified) -> int:
+    """The view of its commits."""
+    _, commit = open_vote(group.chain, votes_in(known.certificate)[0])
+    return view_of(commit)
 
 
 def on_view_change(state: State, sender: str, message: ViewChange, frame: bytes) -> None:
@@ -292,8 +297,8 @@ def prepare_view(state: State, opening: Opening, pre_prepares: Sequence[bytes], 
     state.pool.give_back()
     for (height, digest), sealed in zip(opening.blocks, pre_prepares, strict=True):
         known = state.certified.get(height)
-        if known is not None and known.digest != digest:
+        if known is not None and known.digest != digest and _decided_in(state.group, known) < state.view:
             state.halt(f"view {state.view} proposes another block at {height} than the one that we delivered: a fork")
-            return
+            return  # what was decided in this view or a later one need not have been known to those who opened it
         if state.head.height < height <= state.high:
             state.instance(height).pre_prepare = Ballot(digest, sealed)
