@@ -91,6 +91,8 @@ def test_guests_are_few_and_get_no_more_than_a_validator() -> None:
     answers = said(FOUR, [effect for frame in asked for effect in each.receive(NEWCOMER, frame)], Chunk)
     assert len(answers) < 300 - MAX_DEMANDS and each.replica.load["demands"] == MAX_DEMANDS
     assert each.replica.rejections == {"too_many_demands": 300 - MAX_DEMANDS - len(answers)}
+    each.tick(1000)
+    assert each.refusals(NEWCOMER, of(Fetch(0, 1, 1))) == {}
     each.step(Guests(tuple(f"{number:064x}" for number in range(100))))
     assert each.replica.load["guests"] == MAX_GUESTS
     assert each.refusals(NEWCOMER, of(Fetch(0, 1, 1))) == {"not_a_validator": 1}, "it is no guest any more"

@@ -77,6 +77,8 @@ def test_small_answers_are_many_and_not_endless_however_often_we_tick() -> None:
     assert four[1].replica.load["demands"] == MAX_DEMANDS
     assert four[1].replica.rejections == {"too_many_demands": 500 - MAX_DEMANDS - served}
     assert said(FOUR, four[1].receive(3, ask(3, 1, 1)), Blocks), "others have their own"
+    four[1].tick(ANSWERS_MS)
+    assert four[1].refusals(2, ask(2, 1, 1000)) == {}
 
 
 def test_what_waits_is_answered_as_time_passes() -> None:

@@ -195,6 +195,7 @@ class Chunk(Message, frozen=True, forbid_unknown_fields=True, array_like=True, t
 Following = Status | Fetch | Blocks | Checkpoints | FetchChunk | Chunk | Forward
 """What is understood between nodes of different epochs."""
 Demand = Fetch | FetchChunk | FetchBody
+"""What is answered within the sender's share (`serving`)."""
 OnChannel = Proposal | PrePrepare | Prepare | Commit | Checkpoint | FetchBody | Body | ViewChange | NewView | Following
 _ON_CHANNEL: Final[msgspec.msgpack.Decoder[OnChannel]] = msgspec.msgpack.Decoder(OnChannel)
 

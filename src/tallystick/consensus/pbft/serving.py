@@ -63,13 +63,15 @@ def _demand(state: State, sender: str, demand: Demand) -> None:
 
 
 def on_tick(state: State) -> None:
-    """Time has passed: debts shrink, and who waited is answered."""
-    clock, share = state.clock, _share(state)
-    worked_off = (clock.elapsed_ms - clock.served_ms) * share // ANSWERS_MS
-    clock.served_ms = clock.elapsed_ms
-    for identity, peer in (*state.peers.items(), *state.guests.items()):
-        peer.debt, peer.told = max(0, peer.debt - worked_off), max(0, peer.told - worked_off)
-        _serve(state, identity, peer)
+    """Time has passed: debts shrink, and who waited is answered. Nobody waits without a debt."""
+    clock = state.clock
+    passed_ms, clock.served_ms = clock.elapsed_ms - clock.served_ms, clock.elapsed_ms
+    for peers in (state.peers, state.guests):
+        for identity, peer in peers.items():
+            if peer.debt or peer.told:
+                worked_off = passed_ms * _share(state) // ANSWERS_MS
+                peer.debt, peer.told = max(0, peer.debt - worked_off), max(0, peer.told - worked_off)
+                _serve(state, identity, peer)
 
 
 def _share(state: State) -> int:
