@@ -47,7 +47,12 @@ class App:
             await asyncio.gather(task, return_exceptions=True)
 
     def again(self) -> "App":
-        """What a new process finds after this one was killed: nothing is closed, nothing is flushed."""
+        """What a new process finds after this one was killed: nothing is flushed."""
+        self.node.journal.abandon()
+        return self.found()
+
+    def found(self) -> "App":
+        """The same, while this one has changed nothing since its last snapshot and goes on."""
         return App(self._home, self._genesis, **self._options)
 
 

@@ -138,7 +138,7 @@ def test_a_state_that_cannot_be_read_is_refused_and_nothing_is_replaced(tmp_path
                 offer = snapshots.describe(6, data)
                 peers = {"a": Peer(it.serving)}
                 assert await it.joining.sync(peers, offer, snapshots.app_hash(data)) == "REJECT_SNAPSHOT"
-                assert peers and it.new.node.state is before and it.new.again().node.height == 0
+                assert peers and it.new.node.state is before and it.new.found().node.height == 0
             true = await it.offered()
             assert await it.joining.sync({"a": Peer(it.serving)}, true, it.app_hashes[1]) == "restored"
 

@@ -64,7 +64,8 @@ def test_what_was_not_in_the_last_snapshot_is_dropped_and_stored_again(tmp_path:
         keep(first, pay(net))
     snapshot, last = net.state, net.block(net.sign(CLIENT, Anchor(name("one"))))
     keep(first, last)
-    second = Journal(path)  # the first is not closed: it crashed
+    first.abandon()
+    second = Journal(path)
     assert second.restore() == snapshot
     assert second.result(last.results[0].hash) is None and second.events(0) == []
     keep(second, last)

@@ -1,8 +1,8 @@
 """A validator's executed history in SQLite: snapshots of the state, results of transactions, events.
 
-The engine keeps the blocks, durably; everything here can be computed again from them. So writes are not forced to disk
-one by one, a snapshot is taken every SNAPSHOT_INTERVAL blocks, and what lies above the last snapshot is dropped at
-start and executed again.
+The engine keeps the blocks, durably; everything here can be computed again from them. So a snapshot is taken every
+SNAPSHOT_INTERVAL blocks, all that came since the last one is written in one transaction with it, and what a crash takes
+with it is executed again at the start.
 
 Results are one row for each block, and found through an index in memory. An index on disk, in the random order of
 hashes, costs a page for each transaction: at 600,000 of them 50 microseconds each, more than executing them. So only
@@ -86,9 +86,10 @@ class Journal:
         self._db.execute("PRAGMA synchronous=NORMAL")
         found = tuple(text for (text,) in self._db.execute("SELECT sql FROM sqlite_schema ORDER BY rowid"))
         if not found:
-            with self._transaction():
+            with self._changing():
                 for statement in SCHEMA:
                     self._db.execute(statement)
+                self._db.execute("COMMIT")
         elif found != SCHEMA:
             raise DamagedError(self.path, "its tables are not those that this tallystick writes")
 
@@ -110,15 +111,15 @@ class Journal:
     def start_from(self, state: State) -> None:
         """Goes on from a state that was not reached by executing blocks here, on disk when this returns. What is
         there of the blocks before it stays, so history has a gap."""
-        with self._transaction():
+        with self._changing():
             self._drop_above(state.height)
             self._snapshot(state)
         self._db.execute("PRAGMA wal_checkpoint(FULL)")
 
     def append(self, state: State, results: Sequence[Result], events: Sequence[Event]) -> None:
-        """Stores what executing one block gave."""
+        """Keeps what executing one block gave; the file has it with the next snapshot."""
         height, first = state.height, state.events - len(events)
-        with self._transaction():
+        with self._changing():
             if results:
                 row: Row = (height, msgspec.msgpack.encode(_block_results(results)))
                 self._db.execute("INSERT INTO results VALUES (?, ?, ?)", (*row, seal_of("results", row)))
@@ -173,12 +174,13 @@ class Journal:
             self._rows -= self._db.execute("DELETE FROM results WHERE height < ?", (oldest,)).rowcount
 
     @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        """Tells damage from what a disk may do, such as being full, which ends the node in another way."""
+    def _changing(self) -> Iterator[None]:
+        """A part of the transaction that the next snapshot ends. Tells damage from what a disk may do, such as being
+        full, which ends the node in another way."""
         try:
-            self._db.execute("BEGIN")
+            if not self._db.in_transaction:
+                self._db.execute("BEGIN")
             yield
-            self._db.execute("COMMIT")
         except BaseException as error:
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
@@ -198,6 +200,8 @@ class Journal:
     def _snapshot(self, state: State) -> None:
         row = (1, state.height, self._rows, dump_state(state))
         self._db.execute("INSERT OR REPLACE INTO snapshot VALUES (?, ?, ?, ?, ?)", (*row, seal_of("snapshot", row)))
+        if self._db.in_transaction:
+            self._db.execute("COMMIT")
 
 
 def _block_results(results: Sequence[Result]) -> BlockResults:

@@ -81,7 +81,7 @@ class _Summary(Summary):
     time_ms: int = 0
 
 
-LAYOUT: Final = Layout(3, SCHEMA)
+LAYOUT: Final = Layout(4, SCHEMA)
 
 
 class Store:

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final, Generic, TypeVar
+from zlib import crc32
 
 import msgspec
 
@@ -338,16 +339,16 @@ def seal_of(table: str, row: Sequence[Any]) -> bytes:
 
 
 def _mark_of(turns: int) -> bytes:
-    text = f"{turns:020d}"
-    return f"{text} {sha256(text.encode()).hexdigest()[:16]}\n".encode()
+    number = turns.to_bytes(8)
+    return number + crc32(number).to_bytes(4)
 
 
 def _turns_of(mark: Path) -> int | None:
     try:
         data = mark.read_bytes()
-        turns = int(data[:20])
-    except (OSError, ValueError):
+    except OSError:
         return None
+    turns = int.from_bytes(data[:8])
     return turns if data == _mark_of(turns) else None
 
 
