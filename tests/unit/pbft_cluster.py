@@ -44,6 +44,7 @@ from tallystick.consensus.pbft.io import (
     ReadChunk,
     Received,
     Record,
+    Relay,
     Restore,
     Restored,
     SaveChunk,
@@ -388,7 +389,7 @@ def restarted(old: Node, effects: Sequence[Effect] | None = None) -> Node:
 
 def spoken(group: Group, effects: Iterable[Effect]) -> Iterator[OnChannel]:
     """The messages that leave with `effects`."""
-    return (open_message(group, e.frame)[1] for e in effects if isinstance(e, Send | Broadcast))
+    return (open_message(group, e.frame)[1] for e in effects if isinstance(e, Send | Relay | Broadcast))
 
 
 def said(group: Group, effects: Iterable[Effect], kind: type[M]) -> list[M]:
@@ -462,7 +463,7 @@ class Cluster:
         """Takes what nodes have said since the last time to the targets' queues."""
         for index, each in self.nodes.items():
             for effect in each.effects[self.seen.get(index, 0) :]:
-                if isinstance(effect, Send):
+                if isinstance(effect, Send | Relay):
                     self.frames.append((index, index_of(effect.peer), effect.frame))
                 elif isinstance(effect, Broadcast):
                     self.frames += [(index, target, effect.frame) for target in self.nodes if target != index]

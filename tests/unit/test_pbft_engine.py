@@ -446,9 +446,10 @@ def test_a_node_whose_disk_fails_stops_before_it_says_anything(tmp_path: Path, m
         def fail() -> bool:
             raise sqlite3.OperationalError("database or disk is full")
 
-        said: list[bytes] = []
+        said: list[int] = []
+        peers = cluster.engines[3]._peers
         monkeypatch.setattr(cluster.stores[3], "commit", fail)
-        monkeypatch.setattr(cluster.engines[3]._peers, "flush", lambda: said.append(b"something"))
+        monkeypatch.setattr(peers, "flush", lambda: said.extend(filter(None, peers.queued.values())))
         cluster.engines[0].submit(b"one more")
         with pytest.raises(HaltedError, match="disk is full"):
             await cluster.tasks.pop(3)
@@ -499,6 +500,43 @@ def test_what_could_not_be_forced_to_disk_once_never_leaves(tmp_path: Path, monk
         await cluster.until(b"one more")
 
     run_cluster(tmp_path, scenario)
+
+
+def test_a_transaction_on_its_way_to_the_primary_waits_for_no_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario(cluster: Cluster) -> None:
+        cluster.start_four()
+        await cluster.fill(0, 1, "before")
+        await cluster.until(b"before 0")
+        peers, commit = cluster.engines[3]._peers, cluster.stores[3].commit
+        assert cluster.engines[3].status().primary != NAMES[3]
+        flush = peers.flush
+        left, waited = list[bytes](), list[set[bytes]]()
+
+        def queued() -> set[bytes]:
+            return {frame for channel in peers._outgoing.values() for frame in channel._frames}
+
+        def watched_flush() -> None:
+            left.extend(filter(is_forward, queued()))
+            flush()
+
+        def watched_commit() -> bool:
+            waited.append(queued())
+            return commit()
+
+        monkeypatch.setattr(peers, "flush", watched_flush)
+        monkeypatch.setattr(cluster.stores[3], "commit", watched_commit)
+        cluster.engines[3].submit(b"ours")
+        await cluster.until(b"ours")
+        assert left and waited
+        assert not any(all(map(is_forward, frames)) for frames in waited)
+
+    run_cluster(tmp_path, scenario)
+
+
+def is_forward(frame: bytes) -> bool:
+    return isinstance(open_message(GROUP, frame)[1], Forward)
 
 
 def is_vote(frame: bytes) -> bool:

@@ -3,7 +3,17 @@
 import pytest
 from pbft_cluster import FOUR, KEYS, Node, cluster, node, said
 
-from tallystick.consensus.pbft.io import Connected, Effect, Examine, Examined, Received, Submitted
+from tallystick.consensus.pbft.io import (
+    Broadcast,
+    Connected,
+    Effect,
+    Examine,
+    Examined,
+    Received,
+    Relay,
+    Send,
+    Submitted,
+)
 from tallystick.consensus.pbft.limits import (
     EXAMINED_IN_VAIN,
     MAX_BLOCK_TRANSACTIONS,
@@ -12,6 +22,7 @@ from tallystick.consensus.pbft.limits import (
     MAX_FORWARDED_BYTES,
     MAX_POOL_TRANSACTIONS,
     MAX_RECENT,
+    TIMEOUT_MS,
 )
 from tallystick.consensus.pbft.messages import Forward, seal_message
 from tallystick.consensus.pbft.pool import Pool
@@ -37,6 +48,35 @@ def test_what_is_submitted_together_is_forwarded_together_and_in_order() -> None
     assert forwarded(here.tick()) == []
 
 
+def test_a_transaction_is_forwarded_to_the_primary_at_once_and_to_all_if_it_still_waits() -> None:
+    here = backup()
+    here.step(Submitted(b"one"))
+    (first,) = [effect for effect in here.tick() if isinstance(effect, Relay | Send | Broadcast)]
+    assert isinstance(first, Relay) and first.peer == KEYS[0].identity == here.replica.primary
+    here.step(Submitted(b"two"))
+    assert forwarded(here.tick(TIMEOUT_MS // 10 - 1)) == [[b"two"]]
+    assert forwarded(here.tick()) == []
+    shared = here.tick(1)
+    assert forwarded(shared) == [[b"one"]] and Relay not in map(type, shared)
+    assert forwarded(here.tick(TIMEOUT_MS // 10)) == [[b"two"]]
+    assert here.replica.load["unshared"] == 0
+
+
+def test_a_primary_shares_what_it_was_handed_and_could_not_order_in_time() -> None:
+    primary = node(FOUR, 0)
+    primary.step(Submitted(b"one"))
+    assert forwarded(primary.tick()) == []
+    assert forwarded(primary.tick(TIMEOUT_MS // 10)) == [[b"one"]]
+
+
+def test_what_is_decided_in_time_costs_one_forward() -> None:
+    four = cluster()
+    four[1].step(Submitted(b"one"))
+    four.run(500)
+    assert four.heights() == [1] * 4
+    assert forwarded([effect for each in four.nodes.values() for effect in each.effects]) == [[b"one"]]
+
+
 def test_a_message_of_transactions_is_bounded() -> None:
     here = backup()
     for i in range(20):
@@ -59,7 +99,8 @@ def test_what_waits_too_long_is_examined_again_and_then_forwarded_again_or_dropp
     here.step(Submitted(b"still good"))
     here.step(Submitted(b"void by now"))
     here.tick()
-    effects = here.tick(1000)
+    here.tick(500)
+    effects = here.tick(500)
     assert Examine((b"still good", b"void by now"), again=True) in effects
     assert here.replica.waiting == 1
     assert here.replica.rejections == {"void": 1}

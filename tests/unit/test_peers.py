@@ -7,6 +7,7 @@ import tempfile
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -458,6 +459,21 @@ def test_a_validator_that_left_is_shut_out_and_one_that_joined_is_let_in() -> No
                 reader, writer = await dial(B, validators[0])
                 assert await closed(reader)
                 await hang_up(writer)
+
+    on_loopback(scenario)
+
+
+def test_a_certificate_is_looked_at_when_its_validator_is_named_first() -> None:
+    """It takes as long as checking a few signatures, and most validators stay from epoch to epoch."""
+
+    async def scenario(validators: list[Validator]) -> None:
+        bad = replace(validators[1], certificate="none")
+        peers = Side(A, [validators[0], bad]).peers
+        peers.regroup([validators[0], bad])
+        assert peers.rejections == {"bad_entry": 1}
+        peers.regroup(validators)
+        peers.regroup([validators[0], bad])
+        assert peers.rejections == {"bad_entry": 2}, "it was not named in between"
 
     on_loopback(scenario)
 

@@ -36,6 +36,7 @@ from tallystick.consensus.pbft.io import (
     ReadChunk,
     Received,
     Regroup,
+    Relay,
     Restore,
     SaveChunk,
     Send,
@@ -158,6 +159,8 @@ class PbftEngine:
         """While `run` runs."""
         self._ended: asyncio.Future[None] | None = None
         self._scheduled = False
+        self._spoke = False
+        """Whether this turn has said anything that may leave only when what it saved is on disk."""
         self._ticking: asyncio.TimerHandle | None = None
         self._rested = True
         """Whether no turn was taken since the last look."""
@@ -296,12 +299,13 @@ class PbftEngine:
 
     def _finish(self) -> None:
         """What the turn saved goes to disk, then what it said leaves. If it said nothing, the disk can wait."""
-        if not self._peers.has_news:
+        if self._spoke:
+            began = time.perf_counter()
+            if self._store.commit():
+                self._metrics.commit_seconds.observe(time.perf_counter() - began)
+            self._spoke = False
+        else:
             self._store.settle()
-            return
-        began = time.perf_counter()
-        if self._store.commit():
-            self._metrics.commit_seconds.observe(time.perf_counter() - began)
         self._peers.flush()
 
     def _feed(self, event: Event) -> None:
@@ -355,8 +359,10 @@ class PbftEngine:
         """Does what the replica asks for and returns the answers."""
         answers: list[Event] = []
         for effect in effects:
+            if isinstance(effect, Send | Broadcast):
+                self._spoke = True
             match effect:
-                case Send():
+                case Send() | Relay():
                     self._peers.send(effect.peer, effect.frame)
                 case Broadcast():
                     self._peers.broadcast(effect.frame)

@@ -59,6 +59,8 @@ class Peers:
         self.rejections: Counter[str] = Counter()
         """How often a channel was closed, or a frame lost, by reason code."""
         self._key, self._listen, self._inbox, self._opened, self._jitter = key, listen, inbox, opened, jitter
+        self._forms: dict[Validator, bytes | None] = {}
+        """What `_pinned_form` made of those that were named last: it takes long, and most of them stay."""
         self._others: dict[str, Validator] = {}
         self._pins: dict[bytes, str] = {}
         self._outgoing: dict[str, Outgoing] = {}
@@ -88,11 +90,6 @@ class Peers:
         for channel in list(self._outgoing.values()):
             channel.add(frame)
 
-    @property
-    def has_news(self) -> bool:
-        """Whether anything waits to leave."""
-        return any(channel.queued for channel in self._outgoing.values())
-
     def flush(self) -> None:
         """Lets everything leave that was queued."""
         for channel in list(self._outgoing.values()):
@@ -108,7 +105,8 @@ class Peers:
 
         The ledger takes any text for an address or certificate. A bad one leaves its own validator without channels.
         """
-        forms = {v.identity: self._pinned_form(v) for v in validators}
+        self._forms = {v: self._forms[v] if v in self._forms else self._pinned_form(v) for v in validators}
+        forms = {v.identity: form for v, form in self._forms.items()}
         pins = {form: identity for identity, form in forms.items() if form and identity != self._key.identity}
         others = {v.identity: v for v in validators if v.identity in pins.values()}
         gone = [peer for peer, before in self._others.items() if others.get(peer) != before]

@@ -1,4 +1,6 @@
-"""How transactions reach the primary: each goes to all validators, so that losing one machine loses no transaction.
+"""How transactions reach the primary: each goes to it at once, and a little later to all validators if it still waits,
+so that losing one machine loses no transaction and all of them watch what the primary does with it. Most are decided by
+then, and cost nobody a message.
 
 What comes from peers is examined by the application before it takes a place in the pool. Of a peer whose transactions
 are not admitted so many are examined between two ticks and the rest later, so that it cannot keep us busy; those of
@@ -10,7 +12,7 @@ never see it; if the application admits it once more, it is ordered once more, o
 
 from collections.abc import Iterator
 
-from tallystick.consensus.pbft.io import Broadcast, Examine, Examined, Send
+from tallystick.consensus.pbft.io import Broadcast, Examine, Examined, Relay, Send
 from tallystick.consensus.pbft.limits import (
     EXAMINED_IN_VAIN,
     MAX_BLOCK_TRANSACTIONS,
@@ -18,6 +20,7 @@ from tallystick.consensus.pbft.limits import (
     MAX_FORWARDED,
     MAX_FORWARDED_BYTES,
     RECHECK_MS,
+    SHARE_PART,
 )
 from tallystick.consensus.pbft.messages import Forward, seal_message
 from tallystick.consensus.pbft.state import Peer, State
@@ -92,9 +95,16 @@ def _take(state: State, transaction: bytes) -> bool:
 
 
 def flush(state: State) -> None:
-    """Sends what has gathered in the outbox to everybody."""
-    gathered, state.outbox = state.outbox, []
-    _broadcast(state, gathered, again=False)
+    """Sends what has gathered in the outbox to the primary, and what was sent to it alone and still waits to all."""
+    now, pool = state.clock.elapsed_ms, state.pool
+    if state.outbox:
+        gathered, state.outbox = state.outbox, []
+        pool.share_later(gathered, now + state.timeout_ms // SHARE_PART)
+        if state.primary != state.me:
+            for frame in _frames(state, gathered, again=False):
+                state.do(Relay(state.primary, frame))
+    if pool.unshared:
+        _broadcast(state, pool.share(now), again=False)
 
 
 def _broadcast(state: State, transactions: list[bytes], *, again: bool) -> None:

@@ -2,11 +2,11 @@
 
 **Contract.** The shell carries out the effects of a step in their order, and a `Persist`, `Deliver`, `SaveChunk` or
 `Restore` must be on disk before any later `Send` or `Broadcast` leaves. A shell may commit all of a batch's records
-first and send then; it may never send first. These are answered before anything else is handed in: `Deliver` with
-`Executed`, `Restore` with `Restored`, `Examine` with `Examined`, `Verify` with `Verified`, `ReadBlocks` with
-`BlocksRead`, `ReadChunk` with `ChunkRead`, `ReadBody` with `BodyRead`. The shell hands in a `Tick` after each batch of
-other events, and a few dozen times a second when there are none: proposals, forwards and timers all happen there. After
-`Halt` it stops.
+first and send then; it may never send first. A `Relay` may leave at any time. These are answered before anything else
+is handed in: `Deliver` with `Executed`, `Restore` with `Restored`, `Examine` with `Examined`, `Verify` with `Verified`,
+`ReadBlocks` with `BlocksRead`, `ReadChunk` with `ChunkRead`, `ReadBody` with `BodyRead`. The shell hands in a `Tick`
+after each batch of other events, and a few dozen times a second when there are none: proposals, forwards and timers all
+happen there. After `Halt` it stops.
 
 A node keeps at least `TRANSFER_GAP + 1` checkpoint intervals of blocks below its stable checkpoint, the snapshots of
 its last two stable checkpoints, and those that a `CheckpointRecord` says are wanted, for those who trail. There is one
@@ -291,6 +291,13 @@ class Send(msgspec.Struct, frozen=True):
     frame: bytes
 
 
+class Relay(msgspec.Struct, frozen=True):
+    """Like `Send`, for what says nothing of ourselves: it waits for no disk."""
+
+    peer: str
+    frame: bytes
+
+
 class Broadcast(msgspec.Struct, frozen=True):
     """To every other validator of the epoch, and to those of the one before who may still need it."""
 
@@ -398,6 +405,7 @@ class Halt(msgspec.Struct, frozen=True):
 Effect = (
     Persist
     | Send
+    | Relay
     | Broadcast
     | Deliver
     | Examine

@@ -61,6 +61,9 @@ MAX_FORWARDED_BYTES: Final = 8 * 1024 * 1024
 """Of these, together."""
 MAX_RECHECKED: Final = 256
 """Waiting transactions that are examined and forwarded again in one round."""
+SHARE_PART: Final = 10
+"""A transaction that was handed in here is forwarded to the primary alone, and to everybody after this part of the
+patience with a primary."""
 RECHECK_MS: Final = 1_000
 """How often waiting transactions are looked at again; one of our own that has waited this long is forwarded again."""
 RELAY_MS: Final = 5_000

@@ -4,7 +4,7 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from hashlib import sha256
-from itertools import islice
+from itertools import islice, takewhile
 
 from tallystick.consensus.pbft.limits import (
     BLOCK_OVERHEAD_BYTES,
@@ -40,6 +40,9 @@ class Pool:
     recent: OrderedDict[bytes, None] = field(default_factory=OrderedDict)
     """SHA-256 of those committed lately, oldest first: a late forward of one of these is no news. No plain dict, whose
     front is found by passing over all that was deleted there."""
+
+    unshared: OrderedDict[bytes, int] = field(default_factory=OrderedDict)
+    """Those that only the primary was told of, and when everybody is to be, soonest first."""
 
     def holds(self, transaction: bytes) -> bool:
         return transaction in self.waiting
@@ -94,6 +97,17 @@ class Pool:
         for entry in self.waiting.values():
             entry.proposed = False
 
+    def share_later(self, transactions: Iterable[bytes], at_ms: int) -> None:
+        """Only the primary is told of these now, and everybody if they still wait then."""
+        self.unshared.update((transaction, at_ms) for transaction in transactions if transaction in self.waiting)
+
+    def share(self, now_ms: int) -> list[bytes]:
+        """Those that everybody is to be told of now."""
+        due = list(takewhile(lambda transaction: self.unshared[transaction] <= now_ms, self.unshared))
+        for transaction in due:
+            del self.unshared[transaction]
+        return due
+
     @property
     def oldest(self) -> bytes:
         """The transaction that has waited longest; empty if none waits."""
@@ -109,6 +123,7 @@ class Pool:
     def drop(self, transaction: bytes) -> None:
         if self.waiting.pop(transaction, None) is not None:
             self.size -= len(transaction)
+            self.unshared.pop(transaction, None)
 
     def overdue(self, now_ms: int) -> tuple[bytes, ...]:
         """The oldest transactions whose patience has run out; each is not overdue again for as long."""

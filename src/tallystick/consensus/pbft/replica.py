@@ -188,6 +188,7 @@ class Replica:
             "inbound": len(state.inbound),
             "pool": len(state.pool.waiting),
             "pool_bytes": state.pool.size,
+            "unshared": len(state.pool.unshared),
             "accused": len(state.accused),
         }
 
@@ -293,8 +294,7 @@ class Replica:
         normal.propose_if_due(state)
         views.on_tick(state)
         forwarding.recheck_if_due(state)
-        if state.outbox:
-            forwarding.flush(state)
+        forwarding.flush(state)
         catchup.fetch_if_behind(state)
         if state.transfer is not None:
             transfer.on_tick(state)

@@ -411,5 +411,6 @@ def bounds(members: int, peers: int, span: int) -> dict[str, int]:
         "inbound": limits.MAX_BLOCKS_PER_ANSWER,
         "pool": limits.MAX_POOL_TRANSACTIONS,
         "pool_bytes": limits.MAX_POOL_BYTES,
+        "unshared": limits.MAX_POOL_TRANSACTIONS,
         "accused": members * limits.MAX_EVIDENCE,
     }

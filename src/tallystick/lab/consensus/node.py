@@ -31,6 +31,7 @@ from tallystick.consensus.pbft.io import (
     ReadChunk,
     Received,
     Regroup,
+    Relay,
     Restore,
     Restored,
     SaveChunk,
@@ -315,6 +316,8 @@ class Node:
 
     def _carry_out(self, effect: Effect, answers: list[Event]) -> None:
         match effect:
+            case Relay(peer, frame):
+                self._transmit(peer, frame)
             case Send(peer, frame):
                 self._say(peer, frame)
             case Broadcast(frame):
