@@ -90,10 +90,10 @@ def test_a_view_change_as_it_reads_on_the_wire() -> None:
     four.submit(2, b"one")
     four.run(1500)
     assert four.transcript == [
-        "2 > 1 ViewChange e0 v1",
-        "2 > 3 ViewChange e0 v1",
         "1 > 2 ViewChange e0 v1",
         "1 > 3 ViewChange e0 v1",
+        "2 > 1 ViewChange e0 v1",
+        "2 > 3 ViewChange e0 v1",
         "3 > 1 ViewChange e0 v1",
         "3 > 2 ViewChange e0 v1",
         "1 > 2 NewView e0 v1",
@@ -108,7 +108,7 @@ def test_two_dead_primaries_in_a_row_cost_two_timeouts_the_second_twice_as_long(
     seven.crash(0)
     seven.crash(1)
     seven.submit(2, b"one")
-    seven.run(1150)
+    seven.run(1100)
     assert {seven[i].replica.view for i in range(2, 7)} == {1}
     seven.run(1950)
     assert {seven[i].replica.view for i in range(2, 7)} == {1}
@@ -180,7 +180,7 @@ def test_before_it_leaves_it_asks_whether_the_transaction_is_still_good() -> Non
     backup = node(FOUR, 1)
     backup.step(Submitted(b"void by now"))
     backup.tick()
-    backup.tick(500)
+    backup.tick(600)
     assert [e for e in backup.effects if isinstance(e, Examine)] == [Examine((b"void by now",), again=True)]
     backup.tick(5000)
     assert (backup.replica.view, backup.replica.waiting) == (0, 0)
@@ -207,7 +207,7 @@ def waiting(by: int = 1, n: int = 4) -> Node:
     lone = node(group_of(n), by)
     lone.step(Submitted(b"one"))
     lone.tick()
-    lone.tick(500)
+    lone.tick(600)
     lone.tick(500)
     assert (lone.replica.view, lone.replica.active) == (1, False)
     return lone
@@ -244,7 +244,7 @@ def test_rule_1_a_block_makes_it_patient_as_at_first() -> None:
     four.run(1000)
     four.crash(1)
     four.submit(2, b"two")
-    four.run(1050)
+    four.run(1100)
     assert four[2].replica.view == 2
 
 

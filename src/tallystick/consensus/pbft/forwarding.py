@@ -29,7 +29,9 @@ from tallystick.errors import Refused
 
 def submit(state: State, transaction: bytes) -> None:
     """Raises `Refused`: `bad_transaction_size` or `mempool_full`."""
-    if state.pool.add(transaction, state.clock.elapsed_ms, ours=True):
+    now = state.clock.elapsed_ms
+    if state.pool.add(transaction, now, ours=True):
+        state.pool.unshared[transaction] = now + state.timeout_ms // SHARE_PART
         state.outbox.append(transaction)
 
 
@@ -96,15 +98,13 @@ def _take(state: State, transaction: bytes) -> bool:
 
 def flush(state: State) -> None:
     """Sends what has gathered in the outbox to the primary, and what was sent to it alone and still waits to all."""
-    now, pool = state.clock.elapsed_ms, state.pool
     if state.outbox:
         gathered, state.outbox = state.outbox, []
-        pool.share_later(gathered, now + state.timeout_ms // SHARE_PART)
         if state.primary != state.me:
             for frame in _frames(state, gathered, again=False):
                 state.do(Relay(state.primary, frame))
-    if pool.unshared:
-        _broadcast(state, pool.share(now), again=False)
+    if state.pool.unshared:
+        _broadcast(state, state.pool.share(state.clock.elapsed_ms), again=False)
 
 
 def _broadcast(state: State, transactions: list[bytes], *, again: bool) -> None:

@@ -42,7 +42,7 @@ class Pool:
     front is found by passing over all that was deleted there."""
 
     unshared: OrderedDict[bytes, int] = field(default_factory=OrderedDict)
-    """Those that only the primary was told of, and when everybody is to be, soonest first."""
+    """Those that only the primary is told of at first, and when everybody is; soonest first."""
 
     def holds(self, transaction: bytes) -> bool:
         return transaction in self.waiting
@@ -96,10 +96,6 @@ class Pool:
         """A view ended: what its blocks held waits again, until it is known what the next view takes over."""
         for entry in self.waiting.values():
             entry.proposed = False
-
-    def share_later(self, transactions: Iterable[bytes], at_ms: int) -> None:
-        """Only the primary is told of these now, and everybody if they still wait then."""
-        self.unshared.update((transaction, at_ms) for transaction in transactions if transaction in self.waiting)
 
     def share(self, now_ms: int) -> list[bytes]:
         """Those that everybody is to be told of now."""
