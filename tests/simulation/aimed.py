@@ -61,7 +61,7 @@ def twins_in_a_storm(seed: int) -> Plan:
 
 
 AIMED: dict[str, tuple[Callable[[int], Plan], range]] = {
-    "checkpoint_votes_outlive_their_epoch": (short_epochs, range(16, 24)),
+    "checkpoint_votes_outlive_their_epoch": (short_epochs, range(60, 68)),
     "first_epoch_unknown_after_restart": (restarts_in_the_first_epochs, range(8)),
     "lowest_view_wins": (twins_in_a_storm, range(314, 332)),
 }
