@@ -186,6 +186,18 @@ def test_before_it_leaves_it_asks_whether_the_transaction_is_still_good() -> Non
     assert (backup.replica.view, backup.replica.waiting) == (0, 0)
 
 
+def test_a_primary_does_not_give_itself_up_and_follows_those_who_do() -> None:
+    """As in seed 15100780, where it had been cut off, and left its view just before it had caught up."""
+    primary = node(FOUR, 0)
+    primary.step(Submitted(b"one"))
+    for _ in range(100):
+        primary.tick(100)
+    assert (primary.replica.view, primary.replica.active, primary.replica.waiting) == (0, True, 1)
+    for by in (1, 2):
+        primary.receive(by, view_change(FOUR, by, 1))
+    assert (primary.replica.view, primary.replica.active) == (1, False)
+
+
 def test_who_stood_still_past_the_timeout_asks_first_too() -> None:
     backup = node(FOUR, 1)
     backup.step(Submitted(b"void by now"))
@@ -222,10 +234,10 @@ def test_rule_1_without_a_quorum_of_view_changes_it_waits_in_its_view_for_ever()
 
 
 def test_rule_1_with_a_quorum_it_waits_twice_as_long_each_time() -> None:
-    lone = waiting(by=2)
+    group, lone = group_of(13), waiting(by=12, n=13)
     for view in range(1, 10):
-        lone.receive(3, view_change(FOUR, 3, view))
-        lone.receive(0, view_change(FOUR, 0, view))
+        for by in range(8):
+            lone.receive(by, view_change(group, by, view))
         lone.tick()
         patience = 1000 << min(view, MAX_DOUBLINGS)
         lone.tick(patience // 2)

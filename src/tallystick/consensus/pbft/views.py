@@ -11,7 +11,8 @@ What keeps it live:
    then leaves it for the next; k counts the views in a row that brought no block.
 2. When f + 1 others are in views above its own, it joins the smallest of these at once: one of them is honest.
 3. View changes are sent again and again until the view is open, and so is the new view to whoever missed it.
-4. f replicas alone move nobody.
+4. f replicas alone move nobody. Nor does a primary give itself up: one that trails is back before the others mind, and
+   if they do mind it follows them by the second rule.
 """
 
 from collections.abc import Sequence
@@ -55,7 +56,7 @@ def on_tick(state: State) -> None:
 def _watch(state: State) -> None:
     patience, now = state.patience, state.clock.elapsed_ms
     oldest = state.pool.oldest
-    if not (oldest or _undecided(state) or _block_is_due(state)):
+    if state.primary == state.me or not (oldest or _undecided(state) or _block_is_due(state)):
         patience.until_ms, patience.watched = None, b""
     elif patience.until_ms is None or (patience.watched and not state.pool.holds(patience.watched)):
         since = state.pool.unshared.get(oldest, now)  # the others watch it from then on: all leave together
