@@ -64,7 +64,7 @@ def test_11_a_reply_that_is_not_what_was_executed_is_noticed() -> None:
 def test_14_a_client_that_outlives_too_many_primaries_is_noticed() -> None:
     """Backups without patience replace every primary before it can serve anybody."""
     with broken(views, "_timeout", lambda state: IMPATIENT_MS):
-        assert 14 in invariants_broken(Seeds(11, 11))
+        assert 14 in invariants_broken(Seeds(96, 96))
 
 
 def test_15_money_from_nowhere_is_noticed() -> None:
