@@ -23,7 +23,7 @@ from pbft_cluster import KEYS, SMALL, App, Cluster, Disk, Node, group_of, node
 
 from tallystick.canon.sealed import HEADER_BYTES, seal
 from tallystick.canon.votes import vote_domain
-from tallystick.consensus.pbft.io import Broadcast, Halt, Received, Send
+from tallystick.consensus.pbft.io import Broadcast, Halt, Received, Relay, Send
 from tallystick.consensus.pbft.limits import MAX_EARLY_BYTES, MAX_EARLY_FRAMES, MAX_EVIDENCE, MAX_POOL_TRANSACTIONS
 
 HONEST: Final = 3
@@ -184,14 +184,14 @@ class Honest:
                 effects, each.effects = each.effects, []
                 for effect in effects:
                     assert not isinstance(effect, Halt), f"an honest replica stopped: {effect}"
-                    if not isinstance(effect, Send | Broadcast):
+                    if not isinstance(effect, Send | Relay | Broadcast):
                         continue
                     quiet = False
                     if isinstance(effect, Broadcast) or effect.peer == ATTACKER.identity:
                         self._liar.seen.append(effect.frame)
                     self._hand_over(each, effect)
 
-    def _hand_over(self, source: Node, effect: Send | Broadcast) -> None:
+    def _hand_over(self, source: Node, effect: Send | Relay | Broadcast) -> None:
         for other in self.cluster.up:
             if other is not source and (isinstance(effect, Broadcast) or effect.peer == other.key.identity):
                 other.step(Received(source.key.identity, effect.frame))

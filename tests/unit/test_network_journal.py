@@ -13,7 +13,7 @@ from ledger_network import CLIENT, Network, key, make_genesis, name
 from tallystick.ledger.execute import Executed
 from tallystick.ledger.state import State
 from tallystick.ledger.transactions import Anchor, Batch, Transfer
-from tallystick.network.journal import SNAPSHOT_INTERVAL, Journal, Outcome
+from tallystick.network.journal import GATHERED_BYTES, SNAPSHOT_INTERVAL, Journal, Outcome
 from tallystick.network.node import Node
 from tallystick.network.tables import DamagedError, StoreError
 from tallystick.network.views import TransactionView
@@ -105,6 +105,66 @@ def test_events_have_the_same_numbers_after_a_gap(tmp_path: Path) -> None:
     for journal in (whole, late):
         keep(journal, executed)
     assert late.events(0) == whole.events(1)
+
+
+def full(journal: Journal) -> None:
+    (pages,) = journal._db.execute("PRAGMA page_count").fetchone()
+    journal._db.execute(f"PRAGMA max_page_count = {pages}")
+
+
+def emptied(journal: Journal) -> None:
+    journal._db.execute("PRAGMA max_page_count = 1000000")
+
+
+def many(net: Network, word: str) -> Executed:
+    """Some hundred kilobytes of events."""
+    batches = [Batch([Anchor(name(f"{word} {i} {j}")) for j in range(50)]) for i in range(10)]
+    return net.block(*[net.sign(CLIENT, batch) for batch in batches])
+
+
+def test_what_gathers_is_written_before_it_is_a_megabyte(tmp_path: Path) -> None:
+    net, path = Network(), tmp_path / "ledger.db"
+    journal = Journal(path)
+    while not (found := rows_on_disk(path)):
+        assert journal._gathered <= GATHERED_BYTES and net.state.height < SNAPSHOT_INTERVAL - 1
+        keep(journal, many(net, str(net.state.height)))
+    assert found == net.state.events and journal._gathered == 0
+
+
+def rows_on_disk(path: Path) -> int:
+    with closing(sqlite3.connect(path)) as db:
+        return int(db.execute("SELECT count(*) FROM event").fetchone()[0])
+
+
+def test_a_full_disk_loses_nothing_that_waits_to_be_written(tmp_path: Path) -> None:
+    net, path = Network(), tmp_path / "ledger.db"
+    journal = Journal(path)
+    keep(journal, many(net, "one"))
+    full(journal)
+    with pytest.raises(StoreError, match="disk full"):
+        journal.events(0)
+    emptied(journal)
+    keep(journal, many(net, "two"))
+    assert [event.sequence for event in journal.events(0)] == list(range(1, 1001))
+    assert net.state.events == 1000
+
+
+def test_a_block_that_could_not_be_written_is_executed_again(tmp_path: Path) -> None:
+    net, path = Network(), tmp_path / "ledger.db"
+    journal = Journal(path)
+    keep(journal, many(net, "one"))
+    full(journal)
+    last = net.state
+    with pytest.raises(sqlite3.OperationalError, match="full"):
+        for height in range(2, SNAPSHOT_INTERVAL + 1):
+            executed = many(net, str(height))
+            keep(journal, executed)
+            last = executed.state
+    emptied(journal)
+    journal.close(last)
+    again = Journal(path)
+    assert again.restore() == last
+    assert len(again.events(last.events - 500)) == 500
 
 
 # ---- damage

@@ -198,6 +198,16 @@ def test_a_primary_does_not_give_itself_up_and_follows_those_who_do() -> None:
     assert (primary.replica.view, primary.replica.active) == (1, False)
 
 
+def test_a_transaction_handed_in_before_a_late_tick_costs_no_view() -> None:
+    """It is dated by the tick before: patience does not begin that early, or it would be over at once."""
+    backup = node(FOUR, 1)
+    backup.tick(10)
+    backup.step(Submitted(b"one"))
+    for ms, view in ((5000, 0), (500, 0), (499, 0), (1, 1)):
+        backup.tick(ms)
+        assert backup.replica.view == view
+
+
 def test_who_stood_still_past_the_timeout_asks_first_too() -> None:
     backup = node(FOUR, 1)
     backup.step(Submitted(b"void by now"))

@@ -2,7 +2,8 @@
 
 The engine works in turns, each a callback of the event loop as soon as there is something to do. A turn takes the
 frames that have arrived, steps the replica through them and a tick, and carries out what it asks for. What the turn
-must make durable goes to disk in one transaction at its end, and only then do its messages leave.
+must make durable goes to disk in one transaction at its end, and only then do its messages leave. A turn that only
+passes transactions on to the primary waits for no disk.
 """
 
 import asyncio
@@ -298,7 +299,7 @@ class PbftEngine:
             self._ticking = self._loop.call_later(TICK_SECONDS, self._tick_if_idle)
 
     def _finish(self) -> None:
-        """What the turn saved goes to disk, then what it said leaves. If it said nothing, the disk can wait."""
+        """What the turn saved goes to disk, then what it said leaves. If it only relayed, the disk can wait."""
         if self._spoke:
             began = time.perf_counter()
             if self._store.commit():

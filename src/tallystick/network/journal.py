@@ -1,8 +1,8 @@
 """A validator's executed history in SQLite: snapshots of the state, results of transactions, events.
 
-The engine keeps the blocks, durably; everything here can be computed again from them. So a snapshot is taken every
-SNAPSHOT_INTERVAL blocks, all that came since the last one is written in one transaction with it, and what a crash takes
-with it is executed again at the start.
+The engine keeps the blocks, durably; everything here can be computed again from them. So what blocks gave gathers in
+memory, and is written when it is read, when it is GATHERED_BYTES, or with the snapshot of every SNAPSHOT_INTERVAL
+blocks; what lies above the last snapshot is dropped at start and executed again.
 
 Results are one row for each block, and found through an index in memory. An index on disk, in the random order of
 hashes, costs a page for each transaction: at 600,000 of them 50 microseconds each, more than executing them. So only
@@ -31,6 +31,10 @@ SNAPSHOT_INTERVAL: Final = 64
 MAX_EVENTS: Final = 1000
 """Most events in one reply."""
 KEPT_RESULTS: Final = 100_000
+GATHERED_BYTES: Final = 2**20
+"""Most that waits in memory to be written: little enough for a turn of the engine."""
+ROW_BYTES: Final = 64
+"""What a row counts for beside its body."""
 
 SCHEMA: Final = (
     "CREATE TABLE snapshot (one INTEGER PRIMARY KEY CHECK (one = 1), height INTEGER NOT NULL, "
@@ -80,16 +84,20 @@ class Journal:
         """Oldest first. The front of a plain dict is found by passing over all that was deleted there."""
         self._rows = 0
         """Of results, on disk."""
+        self._results: list[Row] = []
+        self._events: list[Row] = []
+        """Rows that are not on disk yet, and of results, in order."""
+        self._gathered = 0
+        """Bytes of both."""
 
     def _open(self) -> None:
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute("PRAGMA synchronous=NORMAL")
         found = tuple(text for (text,) in self._db.execute("SELECT sql FROM sqlite_schema ORDER BY rowid"))
         if not found:
-            with self._changing():
+            with self._transaction():
                 for statement in SCHEMA:
                     self._db.execute(statement)
-                self._db.execute("COMMIT")
         elif found != SCHEMA:
             raise DamagedError(self.path, "its tables are not those that this tallystick writes")
 
@@ -111,34 +119,37 @@ class Journal:
     def start_from(self, state: State) -> None:
         """Goes on from a state that was not reached by executing blocks here, on disk when this returns. What is
         there of the blocks before it stays, so history has a gap."""
-        with self._changing():
+        self._write()
+        with self._transaction():
             self._drop_above(state.height)
-            self._snapshot(state)
+            self._snapshot(state, self._rows)
         self._db.execute("PRAGMA wal_checkpoint(FULL)")
 
     def append(self, state: State, results: Sequence[Result], events: Sequence[Event]) -> None:
-        """Keeps what executing one block gave; the file has it with the next snapshot."""
+        """Keeps what executing one block gave."""
         height, first = state.height, state.events - len(events)
-        with self._changing():
-            if results:
-                row: Row = (height, msgspec.msgpack.encode(_block_results(results)))
-                self._db.execute("INSERT INTO results VALUES (?, ?, ?)", (*row, seal_of("results", row)))
-                self._rows += 1
-            rows = [(first + i, height, msgspec.json.encode(event)) for i, event in enumerate(events, start=1)]
-            self._db.executemany(
-                "INSERT INTO event VALUES (?, ?, ?, ?)", [(*row, seal_of("event", row)) for row in rows]
-            )
-            if height % SNAPSHOT_INTERVAL == 0:
-                self._forget_results()
-                self._snapshot(state)
+        gave: list[Row] = [(height, msgspec.msgpack.encode(_block_results(results)))] if results else []
+        rows: list[Row] = [(first + i, height, msgspec.json.encode(event)) for i, event in enumerate(events, start=1)]
+        self._results += gave
+        self._events += rows
+        self._gathered += sum(ROW_BYTES + len(row[-1]) for row in (*gave, *rows))
+        if height % SNAPSHOT_INTERVAL == 0:
+            self._write(state)
+        elif self._gathered > GATHERED_BYTES:
+            self._write()
         for result in results:
             self._remember(bytes.fromhex(result.hash), (height, result.code, result.reason, result.items))
 
     def close(self, state: State) -> None:
-        """Takes a last snapshot, so that the next start has nothing to execute again."""
+        """Takes a last snapshot, so that the next start has nothing to execute again.
+
+        What a block above `state` gave, which could not be written, goes with it.
+        """
+        self._results = [row for row in self._results if row[0] <= state.height]
+        self._events = [row for row in self._events if row[1] <= state.height]
         try:
             with blaming(self.path):
-                self._snapshot(state)
+                self._write(state)
         finally:
             self._db.close()
 
@@ -154,6 +165,8 @@ class Journal:
     def events(self, after: int) -> list[EventView]:
         """Events with a number above `after`, oldest first."""
         with blaming(self.path):
+            if self._events:
+                self._write()
             rows = list(self._read("event", "WHERE sequence > ? ORDER BY sequence LIMIT ?", after, MAX_EVENTS))
         return [EventView(sequence, height, msgspec.Raw(body)) for sequence, height, body in rows]
 
@@ -167,20 +180,33 @@ class Journal:
             if len(self._outcomes) > self._kept:
                 self._outcomes.popitem(last=False)
 
-    def _forget_results(self) -> None:
-        """Deletes the rows of which nothing is remembered any more."""
-        if len(self._outcomes) == self._kept:
-            oldest = next(iter(self._outcomes.values()))[0]
-            self._rows -= self._db.execute("DELETE FROM results WHERE height < ?", (oldest,)).rowcount
+    def _write(self, state: State | None = None) -> None:
+        """What has gathered, with a snapshot if there is a `state` to take: all of it, or none and it still waits."""
+        with self._transaction():
+            for table, rows in (("results", self._results), ("event", self._events)):
+                places = ", ".join("?" * (3 if table == "results" else 4))
+                sealed = [(*row, seal_of(table, row)) for row in rows]
+                self._db.executemany(f"INSERT INTO {table} VALUES ({places})", sealed)  # noqa: S608  # our own names
+            count = self._rows + len(self._results)
+            if state is not None:
+                count -= self._forget_results()
+                self._snapshot(state, count)
+        self._rows, self._results, self._events, self._gathered = count, [], [], 0
+
+    def _forget_results(self) -> int:
+        """Deletes the rows of which nothing is remembered any more; returns how many."""
+        if len(self._outcomes) < self._kept:
+            return 0
+        oldest = next(iter(self._outcomes.values()))[0]
+        return self._db.execute("DELETE FROM results WHERE height < ?", (oldest,)).rowcount
 
     @contextmanager
-    def _changing(self) -> Iterator[None]:
-        """A part of the transaction that the next snapshot ends. Tells damage from what a disk may do, such as being
-        full, which ends the node in another way."""
+    def _transaction(self) -> Iterator[None]:
+        """Tells damage from what a disk may do, such as being full, which ends the node in another way."""
         try:
-            if not self._db.in_transaction:
-                self._db.execute("BEGIN")
+            self._db.execute("BEGIN")
             yield
+            self._db.execute("COMMIT")
         except BaseException as error:
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
@@ -197,11 +223,9 @@ class Journal:
             for name, outcome in _outcomes(*row):
                 self._remember(name, outcome)
 
-    def _snapshot(self, state: State) -> None:
-        row = (1, state.height, self._rows, dump_state(state))
+    def _snapshot(self, state: State, results: int) -> None:
+        row = (1, state.height, results, dump_state(state))
         self._db.execute("INSERT OR REPLACE INTO snapshot VALUES (?, ?, ?, ?, ?)", (*row, seal_of("snapshot", row)))
-        if self._db.in_transaction:
-            self._db.execute("COMMIT")
 
 
 def _block_results(results: Sequence[Result]) -> BlockResults:

@@ -1,5 +1,5 @@
 """How transactions reach the primary: each goes to it at once, and a little later to all validators if it still waits,
-so that losing one machine loses no transaction and all of them watch what the primary does with it. Most are decided by
+so that all watch what the primary does with it and losing one machine loses none that is older. Most are decided by
 then, and cost nobody a message.
 
 What comes from peers is examined by the application before it takes a place in the pool. Of a peer whose transactions
@@ -31,7 +31,7 @@ def submit(state: State, transaction: bytes) -> None:
     """Raises `Refused`: `bad_transaction_size` or `mempool_full`."""
     now = state.clock.elapsed_ms
     if state.pool.add(transaction, now, ours=True):
-        state.pool.unshared[transaction] = now + state.timeout_ms // SHARE_PART
+        state.pool.unshared[transaction] = now + min(state.timeout_ms // SHARE_PART, RECHECK_MS)
         state.outbox.append(transaction)
 
 

@@ -59,7 +59,7 @@ def _watch(state: State) -> None:
     if state.primary == state.me or not (oldest or _undecided(state) or _block_is_due(state)):
         patience.until_ms, patience.watched = None, b""
     elif patience.until_ms is None or (patience.watched and not state.pool.holds(patience.watched)):
-        since = state.pool.unshared.get(oldest, now)  # the others watch it from then on: all leave together
+        since = max(now, state.pool.unshared.get(oldest, now))  # the others watch it from then on: all leave together
         patience.until_ms, patience.watched, patience.nudged = since + _timeout(state), oldest, False
     elif patience.watched and not patience.nudged and 2 * now >= 2 * patience.until_ms - _timeout(state):
         patience.nudged = True  # it may be void by now, or the primary may never have heard of it
