@@ -35,7 +35,7 @@ FOUND_BY = {
     "votes_of_any_view_counted": 0,
     "honest_validator_framed": 1,
     "delivery_without_order": 0,
-    "checkpoint_names_the_state_alone": 189,
+    "checkpoint_names_the_state_alone": 598,
     "no_watermarks": 41,
     "early_frames_without_bound": 39,
     "queue_outlives_the_epoch": 19,

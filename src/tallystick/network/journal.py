@@ -141,12 +141,9 @@ class Journal:
             self._remember(bytes.fromhex(result.hash), (height, result.code, result.reason, result.items))
 
     def close(self, state: State) -> None:
-        """Takes a last snapshot, so that the next start has nothing to execute again.
-
-        What a block above `state` gave, which could not be written, goes with it.
-        """
+        """Takes a last snapshot, so that the next start has nothing to execute again."""
+        # What a block gave that could not be written is above `state`: the next start would drop it and miss it.
         self._results = [row for row in self._results if row[0] <= state.height]
-        self._events = [row for row in self._events if row[1] <= state.height]
         try:
             with blaming(self.path):
                 self._write(state)
