@@ -90,16 +90,10 @@ def rows(accounts: int) -> list[Row]:
         cost("check a batch of 50", "us", of_batch, lambda: [open_transaction(t, state.chain) for t in batches]),
         cost("execute a transfer", "us", each, lambda: execute(state, singles), BARS["alone"]),
         cost("execute a transfer of a batch", "us", each, lambda: execute(state, batches), BARS["batch"]),
-        cost("store the result of a transfer", "us", each, lambda: store(executed)),
         late_results(executed.state),
         cost(f"write a snapshot {size}", "ms", 1e3, lambda: dump_state(state)),
         cost(f"read a snapshot {size}", "ms", 1e3, lambda: load_state(snapshot)),
     ]
-
-
-def store(executed: Executed) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        Journal(Path(folder) / "ledger.db").append(executed.state, executed.results, executed.events)
 
 
 def late_results(state: State) -> Row:
