@@ -25,7 +25,7 @@ from tallystick.network.admission import Admission
 from tallystick.network.channels import Outgoing
 from tallystick.network.engine import HaltedError, PbftEngine, Shell
 from tallystick.network.local import free_ports
-from tallystick.network.peers import Validator, split_address
+from tallystick.network.peers import Peers, Validator, split_address
 from tallystick.network.store import RETAIN_BLOCKS, Store, create_store
 from tallystick.network.tables import DamagedError, StoreError
 from tallystick.network.tls import client_context, make_certificate
@@ -478,9 +478,9 @@ def test_what_could_not_be_forced_to_disk_once_never_leaves(tmp_path: Path, monk
             write(channel)
 
         def fail_once(descriptor: int) -> None:
-            queued = {frame for channel in peers._outgoing.values() for frame in channel._frames}
-            if descriptor == log and not unsaid and any(is_vote(frame) for frame in queued):
-                unsaid.update(queued)
+            waits = queued(peers)
+            if descriptor == log and not unsaid and any(is_vote(frame) for frame in waits):
+                unsaid.update(waits)
                 soon = asyncio.get_running_loop().call_soon
                 soon(cluster.engines[3]._turn)  # a frame that has just come asks for it
                 for channel in peers._outgoing.values():
@@ -514,15 +514,12 @@ def test_a_transaction_on_its_way_to_the_primary_waits_for_no_disk(
         flush = peers.flush
         left, waited = list[bytes](), list[set[bytes]]()
 
-        def queued() -> set[bytes]:
-            return {frame for channel in peers._outgoing.values() for frame in channel._frames}
-
         def watched_flush() -> None:
-            left.extend(filter(is_forward, queued()))
+            left.extend(filter(is_forward, queued(peers)))
             flush()
 
         def watched_commit() -> bool:
-            waited.append(queued())
+            waited.append(queued(peers))
             return commit()
 
         monkeypatch.setattr(peers, "flush", watched_flush)
@@ -533,6 +530,10 @@ def test_a_transaction_on_its_way_to_the_primary_waits_for_no_disk(
         assert not any(all(map(is_forward, frames)) for frames in waited)
 
     run_cluster(tmp_path, scenario)
+
+
+def queued(peers: Peers) -> set[bytes]:
+    return {frame for channel in peers._outgoing.values() for frame in channel._frames}
 
 
 def is_forward(frame: bytes) -> bool:

@@ -24,7 +24,7 @@ import msgspec
 from tallystick.errors import Refused
 from tallystick.ledger.events import Event, Result
 from tallystick.ledger.state import State, dump_state, load_state
-from tallystick.network.tables import DamagedError, Row, blaming, seal_of, sealed_rows
+from tallystick.network.tables import DamagedError, Row, blaming, sealed_insertion, sealed_rows
 from tallystick.network.views import EventView, TransactionView
 
 SNAPSHOT_INTERVAL: Final = 64
@@ -86,7 +86,7 @@ class Journal:
         """Of results, on disk."""
         self._results: list[Row] = []
         self._events: list[Row] = []
-        """Rows that are not on disk yet, and of results, in order."""
+        """Rows of both tables that are not on disk yet, in order."""
         self._gathered = 0
         """Bytes of both."""
 
@@ -181,9 +181,8 @@ class Journal:
         """What has gathered, with a snapshot if there is a `state` to take: all of it, or none and it still waits."""
         with self._transaction():
             for table, rows in (("results", self._results), ("event", self._events)):
-                places = ", ".join("?" * (3 if table == "results" else 4))
-                sealed = [(*row, seal_of(table, row)) for row in rows]
-                self._db.executemany(f"INSERT INTO {table} VALUES ({places})", sealed)  # noqa: S608  # our own names
+                for row in rows:
+                    self._db.execute(*sealed_insertion(table, row))
             count = self._rows + len(self._results)
             if state is not None:
                 count -= self._forget_results()
@@ -222,7 +221,7 @@ class Journal:
 
     def _snapshot(self, state: State, results: int) -> None:
         row = (1, state.height, results, dump_state(state))
-        self._db.execute("INSERT OR REPLACE INTO snapshot VALUES (?, ?, ?, ?, ?)", (*row, seal_of("snapshot", row)))
+        self._db.execute(*sealed_insertion("snapshot", row, replace=True))
 
 
 def _block_results(results: Sequence[Result]) -> BlockResults:

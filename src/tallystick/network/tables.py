@@ -183,8 +183,8 @@ class Tables(Generic[S]):
 
     def insert(self, table: str, row: Row, *, replace: bool = False) -> None:
         """`row` in the order of the schema, without its seal."""
-        how = "INSERT OR REPLACE" if replace else "INSERT"
-        self.change(_insertion(how, table, row), *row, seal_of(table, row))
+        statement, values = sealed_insertion(table, row, replace=replace)
+        self.change(statement, *values)
 
     def rows(self, table: str, which: str = "", *values: Any) -> Iterator[Row]:
         """As `sealed_rows` of this file."""
@@ -270,7 +270,7 @@ def create_tables(
             db.execute(statement)
         db.execute("INSERT INTO origin VALUES (0, ?, ?)", (chain, identity))
         for table, row in (*first, _summary_row(summary)):
-            db.execute(_insertion("INSERT", table, row), (*row, seal_of(table, row)))
+            db.execute(*sealed_insertion(table, row))
         db.execute(f"PRAGMA user_version = {layout.version}")
         db.execute("COMMIT")
         write_whole(_mark_beside(path), _mark_of(0))
@@ -309,6 +309,12 @@ def sealed_rows(db: sqlite3.Connection, path: Path, table: str, which: str = "",
             yield tuple(row)
 
 
+def sealed_insertion(table: str, row: Row, *, replace: bool = False) -> tuple[str, Row]:
+    """The statement that writes `row` with its seal, for `sealed_rows` to read, and the statement's values."""
+    how = "INSERT OR REPLACE" if replace else "INSERT"
+    return f"{how} INTO {table} VALUES ({', '.join('?' * (len(row) + 1))})", (*row, seal_of(table, row))
+
+
 def owner_of(path: Path) -> str | None:
     """The identity of the validator that a file belongs to; None if there is none. Its other contents stay unread."""
     if not path.exists():
@@ -319,10 +325,6 @@ def owner_of(path: Path) -> str | None:
     except sqlite3.Error:
         return None
     return row[0] if row else None
-
-
-def _insertion(how: str, table: str, row: Row) -> str:
-    return f"{how} INTO {table} VALUES ({', '.join('?' * (len(row) + 1))})"
 
 
 def _summary_row(summary: Summary) -> tuple[str, Row]:

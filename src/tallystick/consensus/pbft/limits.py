@@ -63,7 +63,7 @@ MAX_RECHECKED: Final = 256
 """Waiting transactions that are examined and forwarded again in one round."""
 SHARE_PART: Final = 10
 """A transaction that was handed in here is forwarded to the primary alone, and to everybody after this part of the
-patience with a primary."""
+patience with a primary, or after `RECHECK_MS` if that is sooner."""
 RECHECK_MS: Final = 1_000
 """How often waiting transactions are looked at again; one of our own that has waited this long is forwarded again."""
 RELAY_MS: Final = 5_000

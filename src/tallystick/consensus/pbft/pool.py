@@ -40,7 +40,6 @@ class Pool:
     recent: OrderedDict[bytes, None] = field(default_factory=OrderedDict)
     """SHA-256 of those committed lately, oldest first: a late forward of one of these is no news. No plain dict, whose
     front is found by passing over all that was deleted there."""
-
     unshared: OrderedDict[bytes, int] = field(default_factory=OrderedDict)
     """Those that only the primary is told of at first, and when everybody is; soonest first."""
 
