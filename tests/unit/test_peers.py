@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import pytest
 import uvloop
@@ -21,7 +22,7 @@ from tallystick.network import channels
 from tallystick.network.channels import MAX_QUEUED_BYTES, SMALL_BYTES, Incoming, Outgoing
 from tallystick.network.inbox import FRAME_BYTES, MAX_WAITING_BYTES, Inbox
 from tallystick.network.local import free_ports
-from tallystick.network.peers import Peers, Validator, split_address
+from tallystick.network.peers import FIRST_RETRY_SECONDS, Peers, Validator, split_address
 from tallystick.network.tls import client_context, make_certificate, pinned_form, server_context
 
 KEYS = [Key.from_seed(bytes([i]) * 32) for i in range(3)]
@@ -198,6 +199,46 @@ def test_a_peer_that_died_is_reached_again_when_it_is_back() -> None:
                     assert await a.reached.get() == B.identity
                     a.send(B.identity, word)
                     assert await b.frames(1) == [(A.identity, word)]
+
+    on_loopback(scenario)
+
+
+class Half(random.Random):
+    """Cuts every wait by half, the most there is."""
+
+    def random(self) -> float:
+        return 1.0
+
+
+class Rude(asyncio.Protocol):
+    """Hangs up at once."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        cast(asyncio.Transport, transport).abort()
+
+
+def test_a_peer_that_hangs_up_at_once_is_dialed_ever_more_seldom() -> None:
+    async def scenario(validators: list[Validator]) -> None:
+        loop, openings = asyncio.get_running_loop(), list[float]()
+        enough = asyncio.Event()
+
+        def opened(peer: str) -> None:
+            openings.append(loop.time())
+            if len(openings) == 6:
+                enough.set()
+
+        here, there = validators
+        context = server_context(B, [here.certificate])
+        server = await loop.create_server(Rude, *split_address(there.address), ssl=context)
+        side = Side(A, validators)
+        side.peers = Peers(A, validators, here.address, side.inbox, opened, Half())
+        try:
+            async with running(side):
+                await enough.wait()
+        finally:
+            server.close()
+        least = sum(FIRST_RETRY_SECONDS * 2**i / 2 for i in range(5))
+        assert openings[5] - openings[0] >= least
 
     on_loopback(scenario)
 

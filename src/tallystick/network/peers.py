@@ -23,7 +23,8 @@ HANDSHAKE_SECONDS: Final = 5.0
 FIRST_RETRY_SECONDS: Final = 0.05
 LAST_RETRY_SECONDS: Final = 1.0
 """Waits between attempts double from the first to the last; each is cut by up to half, at random, so that validators
-which lost one another at one moment do not come back at one moment."""
+which lost one another at one moment do not come back at one moment. A channel that held for less than the last is an
+attempt that failed: each costs both a handshake, and us all that we tell a peer that was away."""
 
 
 @dataclass(frozen=True)
@@ -169,11 +170,11 @@ class Peers:
         self._inbox.forget(peer)
 
     async def _keep_open(self, validator: Validator) -> None:
-        wait = FIRST_RETRY_SECONDS
+        wait, now = FIRST_RETRY_SECONDS, asyncio.get_running_loop().time
         while True:
             channel = await self._open(validator)
             if channel is not None:
-                wait = FIRST_RETRY_SECONDS
+                opened = now()
                 try:
                     self._outgoing[validator.identity] = channel
                     self._opened(validator.identity)
@@ -181,6 +182,8 @@ class Peers:
                 finally:
                     del self._outgoing[validator.identity]
                     channel.transport.abort()
+                if now() - opened >= LAST_RETRY_SECONDS:
+                    wait = FIRST_RETRY_SECONDS
             await asyncio.sleep(wait * (1 - self._jitter.random() / 2))
             wait = min(2 * wait, LAST_RETRY_SECONDS)
 
