@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -49,11 +50,13 @@ class App:
     def again(self) -> "App":
         """What a new process finds after this one was killed: nothing is flushed."""
         self.node.journal.abandon()
-        return self.found()
+        return App(self._home, self._genesis, **self._options)
 
     def found(self) -> "App":
-        """The same, while this one has changed nothing since its last snapshot and goes on."""
-        return App(self._home, self._genesis, **self._options)
+        """The same while this one goes on: in a copy, since one process holds its files."""
+        copy = self._home.with_name(f"{self._home.name}-{next(PLACES)}")
+        shutil.copytree(self._home, copy, ignore=shutil.ignore_patterns("*.sock"))
+        return App(copy, self._genesis, **self._options)
 
 
 def make_chain(genesis: Genesis) -> Chain:

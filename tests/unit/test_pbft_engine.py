@@ -494,7 +494,7 @@ def test_what_could_not_be_forced_to_disk_once_never_leaves(tmp_path: Path, monk
         with pytest.raises(HaltedError, match="Input/output error"):
             await cluster.tasks.pop(3)
         assert unsaid and not left
-        with pytest.raises(StoreError, match="could not be forced to disk"):
+        with pytest.raises(StoreError, match="a write to it failed"):
             cluster.stores[3].commit()
         cluster.stores[3].close()
         await cluster.until(b"one more")

@@ -2,6 +2,8 @@
 
 import asyncio
 import random
+import resource
+import socket
 import ssl
 import tempfile
 from collections import Counter
@@ -18,11 +20,11 @@ from pbft_sockets import validators_at
 from tallystick.canon.identity import Key
 from tallystick.consensus.pbft.limits import MAX_FRAME_BYTES
 from tallystick.errors import Refused
-from tallystick.network import channels
+from tallystick.network import channels, peers
 from tallystick.network.channels import MAX_QUEUED_BYTES, SMALL_BYTES, Incoming, Outgoing
 from tallystick.network.inbox import FRAME_BYTES, MAX_WAITING_BYTES, Inbox
 from tallystick.network.local import free_ports
-from tallystick.network.peers import FIRST_RETRY_SECONDS, Peers, Validator, split_address
+from tallystick.network.peers import FIRST_RETRY_SECONDS, ListenError, Peers, Validator, listen_on, split_address
 from tallystick.network.tls import client_context, make_certificate, pinned_form, server_context
 
 KEYS = [Key.from_seed(bytes([i]) * 32) for i in range(3)]
@@ -201,6 +203,62 @@ def test_a_peer_that_died_is_reached_again_when_it_is_back() -> None:
                     assert await b.frames(1) == [(A.identity, word)]
 
     on_loopback(scenario)
+
+
+def test_strangers_who_say_nothing_give_way_to_those_who_come_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(validators: list[Validator]) -> None:
+        async with running(Side(A, validators)) as a:
+            _, first = await dial(B, validators[0])  # then A listens
+            await hang_up(first)
+            silent = [await asyncio.open_connection(*split_address(validators[0].address)) for _ in range(5)]
+            for reader, _ in silent[:2]:
+                assert await closed(reader)
+            assert a.peers.rejections == {"too_many_handshakes": 2}
+            _, writer = await dial(B, validators[0])
+            writer.write((5).to_bytes(4) + b"howdy")
+            assert await a.frames(1) == [(B.identity, b"howdy")]
+            for each in (writer, *(writer for _, writer in silent)):
+                await hang_up(each)
+
+    monkeypatch.setattr(peers, "MAX_HANDSHAKES", 3)
+    on_loopback(scenario)
+
+
+def test_a_system_that_gives_out_no_connections_is_asked_again() -> None:
+    async def scenario(validators: list[Validator]) -> None:
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        async with running(Side(A, validators)) as a:
+            _, writer = await dial(B, validators[0])  # then A listens
+            waiting = socket.create_connection(split_address(validators[0].address))
+            resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+            try:
+                while not a.peers.rejections:  # noqa: ASYNC110  # nothing tells
+                    await asyncio.sleep(0)
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            assert set(a.peers.rejections) == {"not_accepted"}
+            waiting.close()
+            await hang_up(writer)
+            _, writer = await dial(B, validators[0])
+            writer.write((5).to_bytes(4) + b"howdy")
+            assert await a.frames(1) == [(B.identity, b"howdy")]
+            await hang_up(writer)
+
+    on_loopback(scenario)
+
+
+def test_an_address_where_something_else_listens_is_named() -> None:
+    async def scenario(validators: list[Validator]) -> None:
+        with listen_on(validators[0].address), pytest.raises(ListenError, match=f"{validators[0].address}: cannot"):
+            await Side(A, validators).peers.run()
+
+    on_loopback(scenario)
+
+
+@pytest.mark.parametrize("address", ["nowhere", "127.0.0.1:99999", "no.such.host.invalid:1"])
+def test_an_address_that_is_none_is_named(address: str) -> None:
+    with pytest.raises(ListenError, match=f"{address}: cannot listen there"):
+        listen_on(address)
 
 
 class Half(random.Random):

@@ -400,9 +400,45 @@ def test_a_disk_without_room_for_the_log_is_named(path: Path, monkeypatch: pytes
 
     monkeypatch.setattr(os, "pwrite", full)
     before = os.listdir("/dev/fd")
-    with pytest.raises(StoreError, match="No space left on device; is the disk full"):
+    with pytest.raises(StoreError, match="No space left on device"):
         made(path)
     assert set(os.listdir("/dev/fd")) <= set(before), "what was opened is closed"
+
+
+def test_a_store_on_a_full_disk_is_whole_when_there_is_room_again(path: Path) -> None:
+    """SQLite drops the transaction that did not fit. The summary, which tells of its rows, is small and would."""
+    program = f"""
+import os, resource, signal, sqlite3
+from contextlib import suppress
+from pathlib import Path
+from tallystick.consensus.pbft.io import Phase, VoteRecord
+from tallystick.network.store import Store, StoredBlock, create_store
+from tallystick.network.tables import StoreError
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+create_store(Path({str(path)!r}), "chain", "a" * 64, muted=False)
+store = Store(Path({str(path)!r}), "chain", "a" * 64)
+resource.setrlimit(resource.RLIMIT_FSIZE, (12 * 2**20, resource.RLIM_INFINITY))
+for height in range(1, 100):
+    try:
+        store.save(VoteRecord(0, 0, height, Phase.PREPARE, b"d" * 32, bytes(400_000)))
+        store.save_block(StoredBlock(height, bytes(32), height, bytes(400_000), b"c"))
+        store.settle()
+        store.commit()
+    except (OSError, sqlite3.Error):
+        break
+else:
+    os._exit(1)
+for end in (store.commit, store.settle):
+    with suppress(StoreError):
+        end()
+        os._exit(2)
+store.close()
+os._exit(9)
+"""
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 9
+    with closing(opened(path)) as store:
+        head = store.head()
+        assert head is not None and len(store.votes()) == head.height
 
 
 def test_a_log_that_lost_its_end_is_noticed(path: Path) -> None:

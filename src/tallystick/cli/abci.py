@@ -74,6 +74,7 @@ def run(
     from tallystick.network.cometbft.process import Options, run_application
 
     running.start_logging()
+    running.raise_descriptor_limit()
     running.one_torch_thread()
     running.require_exact_arithmetic()
     if stop_on_eof:

@@ -102,6 +102,7 @@ def run(
     from tallystick.network.views import Status
 
     running.start_logging()
+    running.raise_descriptor_limit()
     running.one_torch_thread()
     running.require_exact_arithmetic()
     if stop_on_eof:

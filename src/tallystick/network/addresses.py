@@ -27,7 +27,9 @@ class AddressBook:
     def __init__(self, path: Path, genesis: Iterable[Validator]) -> None:
         self._path = path
         self._known = {validator.identity: validator for validator in genesis}
-        self.learn(self._kept())
+        self._written = self._kept()
+        """What the file holds, as far as we know."""
+        self.learn(self._written)
 
     def learn(self, validators: Iterable[Validator]) -> None:
         self._known |= {validator.identity: validator for validator in validators}
@@ -38,7 +40,14 @@ class AddressBook:
     def keep(self, identities: Iterable[str]) -> None:
         """Writes down where these are reached, as far as that is known, and nobody else."""
         found = [self._known[identity] for identity in dict.fromkeys(identities) if identity in self._known]
-        write_whole(self._path, to_json(found))
+        if found == self._written:
+            return
+        try:
+            write_whole(self._path, to_json(found))
+        except OSError as error:
+            log.warning("%s cannot be written: %s; it is tried again when the epoch changes", self._path, error)
+        else:
+            self._written = found
 
     def _kept(self) -> list[Validator]:
         if not self._path.exists():

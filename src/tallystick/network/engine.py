@@ -56,7 +56,7 @@ from tallystick.network.inbox import Inbox
 from tallystick.network.metrics import EngineMetrics
 from tallystick.network.peers import Peers, Validator
 from tallystick.network.store import Store, StoredBlock
-from tallystick.network.tables import StoreError
+from tallystick.network.tables import DamagedError, StoreError
 
 TICK_SECONDS: Final = 0.025
 """Between turns when nothing happens."""
@@ -84,6 +84,8 @@ class Shell:
     """Told when a checkpoint has become stable."""
     newcomers: Callable[[], tuple[str, ...]] = lambda: ()
     """Who may follow, since it is about to become a validator. Some may be validators already."""
+    listening: Callable[[], None] = lambda: None
+    """Told when peers can reach us."""
     now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000
     """The wall clock, for the time of proposed blocks."""
     jitter: random.Random = random.Random()  # noqa: RUF009, S311  # waits between dials, not secrets
@@ -193,11 +195,13 @@ class PbftEngine:
         """Takes part until cancelled, then finishes what it began and closes its channels.
 
         Raises:
+            DamagedError: a file is not what was written to it.
             HaltedError: going on could do harm; the message says why.
+            ListenError: it cannot be reached.
         """
         self._loop = asyncio.get_running_loop()
         self._ended = self._loop.create_future()
-        channels = self._loop.create_task(self._peers.run())
+        channels = self._loop.create_task(self._peers.run(self._shell.listening))
         self._tick_if_idle()
         try:
             await asyncio.wait({channels, self._ended}, return_when=asyncio.FIRST_COMPLETED)
@@ -346,10 +350,10 @@ class PbftEngine:
         """Nothing is voted or said from here on, not even what waits already; `run` raises `error`."""
         self._peers.fall_silent()
         if self._ended is not None and not self._ended.done():
-            what = "the store failed" if isinstance(error, OSError | sqlite3.Error) else "a step raised"
+            what = "the store failed" if isinstance(error, OSError | sqlite3.Error | StoreError) else "a step raised"
             halted = HaltedError(f"{what}: {type(error).__name__}: {error}")
             halted.__cause__ = error
-            self._ended.set_exception(error if isinstance(error, TallystickError) else halted)
+            self._ended.set_exception(error if isinstance(error, DamagedError | HaltedError) else halted)
 
     def _elapsed_ms(self) -> int:
         return (time.monotonic_ns() - self._started_ns) // 1_000_000

@@ -24,7 +24,7 @@ import msgspec
 from tallystick.errors import Refused
 from tallystick.ledger.events import Event, Result
 from tallystick.ledger.state import State, dump_state, load_state
-from tallystick.network.tables import DamagedError, Row, blaming, sealed_insertion, sealed_rows
+from tallystick.network.tables import BUSY_SECONDS, DamagedError, Row, blaming, sealed_insertion, sealed_rows
 from tallystick.network.views import EventView, TransactionView
 
 SNAPSHOT_INTERVAL: Final = 64
@@ -73,7 +73,7 @@ class Journal:
     def __init__(self, path: Path, kept_results: int = KEPT_RESULTS) -> None:
         self.path, self._kept = path, kept_results
         with blaming(path):
-            self._db = sqlite3.connect(path, isolation_level=None)
+            self._db = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
         try:
             with blaming(path):
                 self._open()
@@ -91,8 +91,11 @@ class Journal:
         """Bytes of both."""
 
     def _open(self) -> None:
+        self._db.execute("PRAGMA locking_mode=EXCLUSIVE")  # two processes would write two histories into one file
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute("PRAGMA synchronous=NORMAL")
+        self._db.execute("BEGIN IMMEDIATE")  # takes the lock, or fails
+        self._db.execute("COMMIT")
         found = tuple(text for (text,) in self._db.execute("SELECT sql FROM sqlite_schema ORDER BY rowid"))
         if not found:
             with self._transaction():

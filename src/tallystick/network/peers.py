@@ -7,6 +7,7 @@ channel that broke are forgotten.
 
 import asyncio
 import random
+import socket
 import ssl
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -14,17 +15,27 @@ from dataclasses import dataclass
 from typing import Final
 
 from tallystick.canon.identity import Key
-from tallystick.errors import Refused
+from tallystick.errors import Refused, TallystickError
 from tallystick.network.channels import Incoming, Outgoing, certificate_of
 from tallystick.network.inbox import Inbox
 from tallystick.network.tls import client_context, pinned_form, server_context
 
+BACKLOG: Final = 2048
 HANDSHAKE_SECONDS: Final = 5.0
+MAX_HANDSHAKES: Final = 128
+"""Under way at a time with whoever dials us; the oldest gives way. Strangers who say nothing would use up our file
+descriptors; a validator needs a moment, and comes back."""
+ACCEPT_AGAIN_SECONDS: Final = 0.1
+"""After the system could not give us a connection, for want of descriptors or memory."""
 FIRST_RETRY_SECONDS: Final = 0.05
 LAST_RETRY_SECONDS: Final = 1.0
 """Waits between attempts double from the first to the last; each is cut by up to half, at random, so that validators
 which lost one another at one moment do not come back at one moment. A channel that held for less than the last is an
 attempt that failed: each costs both a handshake, and us all that we tell a peer that was away."""
+
+
+class ListenError(TallystickError):
+    """Nothing can be served at this address."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +78,8 @@ class Peers:
         self._outgoing: dict[str, Outgoing] = {}
         self._incoming: dict[str, Incoming] = {}
         self._dialing: dict[str, asyncio.Task[None]] = {}
+        self._shaking: dict[asyncio.Task[None], None] = {}
+        """Handshakes with those who dialed us, oldest first."""
         self._running = False
         self._server_tls, self._client_tls = server_context(key), client_context(key)
         self.regroup(validators)
@@ -132,29 +145,28 @@ class Peers:
             return None
         return form
 
-    async def run(self) -> None:
-        """Works until cancelled, and then leaves no channel open."""
-        host, port = split_address(self._listen)
-        loop = asyncio.get_running_loop()
-        server = await loop.create_server(
-            lambda: Incoming(self._inbox, self.rejections, self._accept, self._forget),
-            host,
-            port,
-            ssl=self._server_tls,
-            ssl_handshake_timeout=HANDSHAKE_SECONDS,
-        )
-        self._running = True
-        try:
-            for peer in self._others:
-                self._dial(peer)
-            await loop.create_future()  # until cancelled
-        finally:
-            self._running = False
-            server.close()
-            dialing = list(self._dialing.values())
-            for peer in list(self._others):
-                self._leave(peer)
-            await asyncio.gather(*dialing, return_exceptions=True)
+    async def run(self, on_listening: Callable[[], None] = lambda: None) -> None:
+        """Works until cancelled, and then leaves no channel open.
+
+        Raises:
+            ListenError: peers could not reach us.
+        """
+        with listen_on(self._listen) as listening:
+            listening.setblocking(False)
+            on_listening()
+            self._running = True
+            try:
+                for peer in self._others:
+                    self._dial(peer)
+                await self._answer_those_who_dial(listening)
+            finally:
+                self._running = False
+                waited = [*self._dialing.values(), *self._shaking]
+                for peer in list(self._others):
+                    self._leave(peer)
+                for shaking in self._shaking:
+                    shaking.cancel()
+                await asyncio.gather(*waited, return_exceptions=True)
 
     # ---- opening
 
@@ -205,6 +217,36 @@ class Peers:
 
     # ---- accepting
 
+    async def _answer_those_who_dial(self, listening: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                accepted, _ = await loop.sock_accept(listening)
+            except OSError:
+                self.rejections["not_accepted"] += 1
+                await asyncio.sleep(ACCEPT_AGAIN_SECONDS)
+                continue
+            shaking = loop.create_task(self._shake_hands(accepted))
+            self._shaking[shaking] = None
+            shaking.add_done_callback(self._shaking.pop)
+            if len(self._shaking) > MAX_HANDSHAKES:
+                self.rejections["too_many_handshakes"] += 1
+                next(iter(self._shaking)).cancel()
+
+    async def _shake_hands(self, accepted: socket.socket) -> None:
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(
+                lambda: Incoming(self._inbox, self.rejections, self._accept, self._forget),
+                accepted,
+                ssl=self._server_tls,
+                ssl_handshake_timeout=HANDSHAKE_SECONDS,
+            )
+        except (OSError, TimeoutError):
+            accepted.close()
+        except asyncio.CancelledError:
+            accepted.close()
+            raise
+
     def _accept(self, channel: Incoming) -> str | None:
         """The peer on the other side of a new channel, which takes the place of its older one."""
         peer = self._pins.get(certificate_of(channel.transport))
@@ -220,6 +262,20 @@ class Peers:
     def _forget(self, channel: Incoming) -> None:
         if channel.peer is not None and self._incoming.get(channel.peer) is channel:
             del self._incoming[channel.peer]
+
+
+def listen_on(address: str) -> socket.socket:
+    """A socket that accepts at `host:port`.
+
+    Raises:
+        ListenError: naming the address, and why not.
+    """
+    try:
+        host, port = split_address(address)
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+    except (OSError, ValueError) as error:
+        raise ListenError(f"{address}: cannot listen there: {error}; is something else listening already?") from None
 
 
 def split_address(address: str) -> tuple[str, int]:

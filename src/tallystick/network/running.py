@@ -2,6 +2,7 @@
 
 import logging
 import os
+import resource
 import signal
 import sys
 import threading
@@ -24,6 +25,7 @@ class InexactMachineError(TallystickError):
     """This machine's arithmetic is not exact-v1."""
 
 
+MAX_DESCRIPTORS: Final = 16_384
 DEFAULT_STAKE_LIMIT: Final = 10**9
 LOG_FORMAT: Final = "%(asctime)s %(levelname)s %(message)s"
 
@@ -51,6 +53,14 @@ def require_exact_arithmetic() -> None:
             f"self-test: {failure.case}: this machine computes {failure.found}, exact-v1 says {failure.expected}; "
             "try TALLYSTICK_NATIVE=avx2 or 0, and see `tallystick selftest`"
         )
+
+
+def raise_descriptor_limit() -> None:
+    """As many connections as the system lets us have; the usual default of 1,024 is for programs with few."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = MAX_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, MAX_DESCRIPTORS)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def stop_on_eof() -> None:

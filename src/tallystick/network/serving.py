@@ -8,17 +8,11 @@ from typing import Any, Final
 
 import uvicorn
 
-from tallystick.errors import TallystickError
 from tallystick.network.api import Api
 from tallystick.network.bounded_http import BoundedHttp
-from tallystick.network.peers import split_address
+from tallystick.network.peers import listen_on
 
 SHUTDOWN_SECONDS: Final = 1
-BACKLOG: Final = 2048
-
-
-class ListenError(TallystickError):
-    """HTTP cannot be served at this URL."""
 
 
 async def run_until(
@@ -66,11 +60,7 @@ def listen_http(url: str) -> socket.socket:
     Raises:
         ListenError
     """
-    try:
-        host, port = split_address(url.removeprefix("http://").rstrip("/"))
-        listening = socket.create_server((host, port), backlog=BACKLOG)
-        # What it accepts inherits this. Without it the end of an answer waits 40 ms for the client's delayed ACK.
-        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return listening
-    except (OSError, ValueError) as error:
-        raise ListenError(f"{url}: cannot listen there: {error}") from None
+    listening = listen_on(url.removeprefix("http://").rstrip("/"))
+    # What it accepts inherits this. Without it the end of an answer waits 40 ms for the client's delayed ACK.
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listening

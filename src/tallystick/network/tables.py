@@ -44,10 +44,13 @@ OUTSIDE: Final = {
     sqlite3.SQLITE_LOCKED,
     sqlite3.SQLITE_CANTOPEN,
     sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_IOERR,
     sqlite3.SQLITE_READONLY,
     sqlite3.SQLITE_PERM,
 }
-"""SQLite's codes for what is no damage of the file."""
+"""SQLite's codes for what is no damage of the file: it may be whole on a disk that is full, read-only or failing."""
+
+TROUBLE: Final = "is another process using it, or the disk full, read-only or failing?"
 
 SCHEMA: Final = """
 CREATE TABLE origin (slot INTEGER PRIMARY KEY CHECK (slot = 0), chain TEXT NOT NULL, identity TEXT NOT NULL) STRICT;
@@ -104,8 +107,9 @@ class Tables(Generic[S]):
         self._mark = _mark_beside(path)
         self._dirty, self._synced = False, True
         self._broken = False
-        """Whether forcing the log to disk failed. The system then takes the pages for written, whatever the disk has:
-        trying again would succeed and say nothing."""
+        """Whether a change failed. If forcing the log to disk did, the system takes the pages for written, whatever the
+        disk has: trying again would succeed and say nothing. If SQLite did, it has dropped the transaction, of which
+        the summary tells: to write that now would name rows that are not there."""
         self._db = _connect(path)
         with self.opening():
             self._open(layout, (chain, identity))
@@ -150,36 +154,51 @@ class Tables(Generic[S]):
             OSError: that failed.
             StoreError: it failed before.
         """
-        if self._broken:
-            raise StoreError(f"{self.path}: it could not be forced to disk, so nobody knows what of it is there")
         self.settle()
         if self._synced:
             return False
         try:
             os.fdatasync(self._log)
+            os.pwrite(self._turns, _mark_of(self.summary.turn), 0)
         except OSError:
             self._broken = True
             raise
-        os.pwrite(self._turns, _mark_of(self.summary.turn), 0)
         self._synced = True
         return True
 
     def settle(self) -> None:
-        """Everything changed so far is the system's, and comes back after a crash of this process."""
+        """Everything changed so far is the system's, and comes back after a crash of this process.
+
+        Raises:
+            StoreError: a change failed before.
+        """
+        self._require_whole()
         if self._dirty:
             self.summary.turn += 1
             self._save_summary()
-            self._db.execute("COMMIT")
+            self._execute("COMMIT")
             self._dirty = self._synced = False
+
+    def _require_whole(self) -> None:
+        if self._broken:
+            raise StoreError(f"{self.path}: a write to it failed, so nothing is written to it until the next start")
+
+    def _execute(self, statement: str, values: Sequence[Any] = ()) -> None:
+        try:
+            self._db.execute(statement, values)
+        except BaseException:
+            self._broken = True
+            raise
 
     # ---- rows
 
     def change(self, statement: str, *values: Any) -> None:
         """Executes inside the transaction that the next `settle` ends."""
+        self._require_whole()
         if not self._dirty:
-            self._db.execute("BEGIN IMMEDIATE")
+            self._execute("BEGIN IMMEDIATE")
             self._dirty = True
-        self._db.execute(statement, values)
+        self._execute(statement, values)
 
     def insert(self, table: str, row: Row, *, replace: bool = False) -> None:
         """`row` in the order of the schema, without its seal."""
@@ -287,12 +306,12 @@ def blaming(path: Path) -> Iterator[None]:
         yield
     except sqlite3.DatabaseError as error:
         if getattr(error, "sqlite_errorcode", 0) & 0xFF in OUTSIDE:  # what Python cannot decode has no code
-            raise StoreError(f"{path}: {error}; is another process using it, is the disk full?") from None
+            raise StoreError(f"{path}: {error}; {TROUBLE}") from None
         raise DamagedError(path, str(error)) from None
     except (ValueError, msgspec.DecodeError) as error:
         raise DamagedError(path, str(error)) from None
     except OSError as error:
-        raise StoreError(f"{error.filename or path}: {error.strerror}; is the disk full?") from None
+        raise StoreError(f"{error.filename or path}: {error.strerror}; {TROUBLE}") from None
 
 
 def sealed_rows(db: sqlite3.Connection, path: Path, table: str, which: str = "", *values: Any) -> Iterator[Row]:

@@ -14,7 +14,9 @@ import logging
 import random
 import signal
 import socket
+import sqlite3
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -42,7 +44,7 @@ from tallystick.network.node import Node
 from tallystick.network.peers import Validator
 from tallystick.network.serving import http_server, listen_http, run_until
 from tallystick.network.store import RETAIN_BLOCKS, Store
-from tallystick.network.tables import DamagedError, owner_of
+from tallystick.network.tables import DamagedError, StoreError, owner_of
 from tallystick.network.tls import make_certificate
 from tallystick.proof.durable import sync, write_whole
 
@@ -98,11 +100,14 @@ async def run_validator(
     while True:
         key = own_key(home, genesis)
         with listen_http(read_card(home, genesis, key.identity).url) as listening:
-            process = _Process(home, genesis, key, retain, timeout_ms)
+            process = _Process(home, genesis, key, retain, timeout_ms, on_ready)
             try:
-                await process.serve(listening, BlobStore(blobs), on_ready)
-            finally:
-                process.close()
+                await process.serve(listening, BlobStore(blobs))
+            except BaseException:
+                with suppress(OSError, sqlite3.Error, StoreError):  # of one disk that fails, this says less
+                    process.close()
+                raise
+            process.close()
         if not process.key_is_old:
             return
         _take_new_key(home, genesis)
@@ -145,9 +150,17 @@ def _take_new_key(home: Path, genesis: Genesis) -> None:
 class _Process:
     """One life of a validator under one key."""
 
-    def __init__(self, home: Path, genesis: Genesis, key: Key, retain: int, timeout_ms: int) -> None:
+    def __init__(
+        self,
+        home: Path,
+        genesis: Genesis,
+        key: Key,
+        retain: int,
+        timeout_ms: int,
+        on_ready: Callable[[views.Status], None],
+    ) -> None:
         self._genesis, self._key, self._chain = genesis, key, chain_id(genesis)
-        self._home = home
+        self._home, self._on_ready = home, on_ready
         self._addresses = AddressBook(home / PEERS, map(_reached_at, genesis.validators))
         self._stopping = asyncio.Event()
         self._metrics = EngineMetrics()
@@ -163,7 +176,13 @@ class _Process:
             self._node = Node(genesis, home / LEDGER)
             jitter = random.Random(key.identity)  # noqa: S311  # no secret: only when to dial
             shell = Shell(
-                self._look_up, self._accuse, self._regrouped, self._look_for_new_key, self._newcomers, jitter=jitter
+                self._look_up,
+                self._accuse,
+                self._regrouped,
+                self._look_for_new_key,
+                self._newcomers,
+                listening=lambda: self._on_ready(self._status()),
+                jitter=jitter,
             )
             first, listen = first_group(genesis), read_card(home, genesis, key.identity).address
             self._engine = PbftEngine(
@@ -179,11 +198,13 @@ class _Process:
         return self._node
 
     def close(self) -> None:
-        if self._node is not None:
-            self._node.close()
-        self._store.close()
+        try:
+            if self._node is not None:
+                self._node.close()
+        finally:
+            self._store.close()
 
-    async def serve(self, listening: socket.socket, blobs: BlobStore, on_ready: Callable[[views.Status], None]) -> None:
+    async def serve(self, listening: socket.socket, blobs: BlobStore) -> None:
         loop = asyncio.get_running_loop()
 
         def submit(nonce: int, body: AnyBody) -> None:
@@ -199,7 +220,6 @@ class _Process:
         self._look_for_new_key()
         auditor.start()
         auditor.notify(self.node.state)
-        on_ready(self._status())
         try:
             work = server.serve(sockets=[listening])
             await run_until(self._stopping, self._engine.run(), work, server, self.node.let_go)
