@@ -1,5 +1,6 @@
 """What the command says and returns when it is used wrongly: one line or a frame, exit status 1, never a traceback."""
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -95,3 +96,21 @@ def test_a_mismatch_is_still_2(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tallystick.cli.main", "verify", str(tmp_path / "proof"), "--spec", "0" * 64]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2 and "unwanted_spec" in done.stdout
+
+
+def test_ctrl_c_during_the_imports_ends_the_process_without_a_word() -> None:
+    program = """
+import os, signal, sys
+from importlib.abc import MetaPathFinder
+
+class Interrupting(MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name == "tallystick.cli.main":
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Interrupting())
+from tallystick.cli import entry
+entry.main()
+"""
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False)
+    assert (run.returncode, run.stdout, run.stderr) == (-signal.SIGINT, b"", b"")

@@ -25,6 +25,14 @@ def test_a_plain_folder_is_a_store_as_well(tmp_path: Path) -> None:
     assert BlobStore((tmp_path / "plain").as_uri()).get(name, 1) == b"x"
 
 
+@pytest.mark.parametrize("url", ["foo://bar", "s3://bucket", "{file}"])
+def test_a_url_that_is_no_store_is_named(tmp_path: Path, url: str) -> None:
+    (tmp_path / "file").touch()
+    url = url.format(file=tmp_path / "file")
+    with pytest.raises(BlobMissingError, match=f"blob store {url}: "):
+        BlobStore(url)
+
+
 def test_storing_twice_is_harmless_and_leaves_no_drafts(store: BlobStore, tmp_path: Path) -> None:
     assert store.put(b"same") == store.put(b"same")
     assert [path.name for path in (tmp_path / "blobs").iterdir()] == [blob_name(b"same")]

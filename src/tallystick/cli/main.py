@@ -1,5 +1,6 @@
 """`tallystick`: one command for training on machines that nobody trusts, and for checking what came of it."""
 
+import signal
 import sys
 
 import typer
@@ -80,6 +81,8 @@ def main() -> None:
 
     That holds for a wrong option, too: 2 is a verdict here (`verify`, `check-record`, `dispute play`), not wrong usage.
     """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # see `entry`
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         sys.exit(app(standalone_mode=False))
     except typer.TyperException as error:

@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Column, Table
 
+from tallystick.cli.entry import stop_at_once
 from tallystick.cli.network import BLOBS, JOIN, JOIN_ALL, STOP_ON_EOF
 from tallystick.cli.output import errors, fail, print_json
 
@@ -60,10 +61,11 @@ def init(
     from tallystick.network.validator import CARD, CONSENSUS, GENESIS, KEY
 
     chain = chain_id(read_genesis(genesis))
-    try:
-        split_address(address)
-    except ValueError as error:
-        fail(f"--address: {error}")
+    for option, given in (("--address", address), ("--url", url.removeprefix("http://").rstrip("/"))):
+        try:
+            split_address(given)
+        except ValueError as error:
+            fail(f"{option}: {error}")
     if home.exists() and any(home.iterdir()):
         fail(f"{home}: not empty; name a new folder")
     secret = load_key(key) if key else Key.generate()
@@ -93,6 +95,7 @@ def run(
 
     Example: tallystick validator run net/validator-0 --blobs net/blobs
     """
+    stop_at_once()  # until the event loop takes signals over
     import uvloop
 
     from tallystick.network import running
@@ -260,9 +263,9 @@ def rotate_key(home: Path = HOME, join: list[str] = JOIN, json: bool = JSON) -> 
     from tallystick.ledger.transactions import RotateKey, prove_rotation
     from tallystick.network.genesis import read_genesis
     from tallystick.network.tls import make_certificate
-    from tallystick.network.validator import GENESIS, KEY, NEXT_KEY
+    from tallystick.network.validator import GENESIS, NEXT_KEY, key_in_use
 
-    chain, old = chain_id(read_genesis(home / GENESIS)), load_key(home / KEY).identity
+    chain, old = chain_id(read_genesis(home / GENESIS)), key_in_use(home).identity
     if not (home / NEXT_KEY).exists():
         save_key(Key.generate(), home / NEXT_KEY)  # before the ledger knows of it: it must not be lost
     new = load_key(home / NEXT_KEY)
@@ -275,11 +278,10 @@ def rotate_key(home: Path = HOME, join: list[str] = JOIN, json: bool = JSON) -> 
 
 
 def _send(home: Path, body: "AnyBody", join: list[str]) -> "TransactionView":
-    from tallystick.canon.identity import load_key
     from tallystick.network.dial import Sender, Validators
-    from tallystick.network.validator import KEY
+    from tallystick.network.validator import key_in_use
 
-    key = load_key(home / KEY)
+    key = key_in_use(home)
     with Validators(join) as validators:
         return Sender(key, validators).send(body)
 

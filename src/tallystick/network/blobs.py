@@ -23,15 +23,24 @@ class BlobStore:
 
     Args:
         url: such as "file:///var/lib/tallystick/blobs" or "s3://bucket/prefix".
+
+    Raises:
+        BlobMissingError: there is no such kind of store here, or no folder.
     """
 
     def __init__(self, url: str) -> None:
-        filesystem, root = fsspec.core.url_to_fs(url)
+        try:
+            filesystem, root = fsspec.core.url_to_fs(url)
+        except (ImportError, ValueError) as error:
+            raise BlobMissingError(f"blob store {url}: {error}") from None
         self._filesystem: Any = filesystem
         self._root: str = root.rstrip("/")
         self._local = "file" in filesystem.protocol
         if self._local:
-            os.makedirs(self._root, exist_ok=True)
+            try:
+                os.makedirs(self._root, exist_ok=True)
+            except FileExistsError:
+                raise BlobMissingError(f"blob store {url}: is a file; name a folder") from None
 
     def put(self, data: bytes) -> str:
         """Stores `data` and returns its name. A blob that is there already is not written again."""

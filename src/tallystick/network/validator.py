@@ -120,11 +120,23 @@ def own_key(home: Path, genesis: Genesis) -> Key:
         ValidatorError: there is none.
         KeyFileError: it cannot be used.
     """
+    present = key_in_use(home)
+    if (home / NEXT_KEY).exists() and owner_of(home / CONSENSUS) == load_key(home / NEXT_KEY).identity:
+        _take_new_key(home, genesis)
+        return load_key(home / KEY)
+    return present
+
+
+def key_in_use(home: Path) -> Key:
+    """The key of the validator in folder `home`, as its file is now.
+
+    Raises:
+        ValidatorError: there is none.
+        KeyFileError: it cannot be used.
+    """
     if not (home / KEY).exists():
         way = "bring it back from a backup (a new key would be another validator's)"
         raise ValidatorError(f"{home / KEY}: missing; {way}")
-    if (home / NEXT_KEY).exists() and owner_of(home / CONSENSUS) == load_key(home / NEXT_KEY).identity:
-        _take_new_key(home, genesis)
     return load_key(home / KEY)
 
 
