@@ -147,13 +147,9 @@ def status(
         tasks_table.add_row(
             task.id[:12], task.status, f"{task.step}/{task.steps}", str(len(task.workers)), str(task.escrow)
         )
-    accounts = Table("account", "balance", "stake", "locked")
-    for account in money.accounts:
-        accounts.add_row(account.identity[:12], str(account.balance), str(account.stake), str(account.locked))
-    console.print(nodes_table, tasks_table, accounts)
-    console.print(
-        f"minted {money.minted}, burned {money.burned}, in escrow {money.escrow}: conserved {money.conserved}"
-    )
+    console.print(nodes_table, tasks_table)
+    kept = f"in accounts {money.held}, in escrow {money.escrow}, burned {money.burned}"
+    console.print(f"minted {money.minted}; {kept}: conserved {money.conserved}")
 
 
 def _progress_line(view: "TaskView") -> str:

@@ -250,7 +250,7 @@ def _see_failover(board: Board, faults: Faults, validators: Validators) -> None:
 
 
 def _balances(validators: Validators, board: Board) -> dict[str, int]:
-    return {board.names.get(a.identity, a.identity): a.balance for a in validators.money().accounts}
+    return {name: validators.account(identity).balance for identity, name in board.names.items()}
 
 
 # ---- checks

@@ -5,9 +5,9 @@
     POST /v1/transactions/bulk?wait_ms=              many of them, as a MessagePack list of bytes; an answer for each
     GET  /v1/transactions/{hash}?wait_ms=            what became of it
     GET  /v1/accounts/{identity}                     balance, stake, nonce
-    GET  /v1/money                                   all of it, to check conservation
+    GET  /v1/money                                   all of it in sums, to check conservation
     GET  /v1/validators                              who they are, and which changes wait for endorsements
-    GET  /v1/tasks, /v1/tasks/{task}                 tasks
+    GET  /v1/tasks?after=, /v1/tasks/{task}          tasks, in the order of their ids; some above `after`
     GET  /v1/tasks/{task}/history?start=             finished steps
     GET  /v1/assignments/{identity}?mark=&wait_ms=   what a worker has to do; waits until `mark` is out of date
     GET  /v1/anchors/{digest}                        who anchored a digest first
@@ -20,12 +20,18 @@
 Replies are JSON (`views`). A failure has a code and a reason. A transaction that was executed already is answered with
 what became of it, so it can be sent again when a reply was lost. Blocks and history convince a client that trusts
 nobody (`committed`); the rest is one validator's word.
+
+Consensus runs on the same event loop and must not wait for strangers, however many ask at once. So whatever costs much
+is done in slices, and between two slices everything else has its turn (`in_turn`).
 """
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
-from typing import Annotated, Any, Final
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager
+from heapq import nsmallest
+from itertools import islice
+from typing import Annotated, Any, Final, TypeVar
 
 import msgspec
 from starlette.applications import Starlette
@@ -38,7 +44,7 @@ from tallystick.canon.hashing import blob_name, is_name
 from tallystick.consensus.pbft.limits import MAX_ANSWER_BYTES
 from tallystick.consensus.port import Engine
 from tallystick.errors import Refused
-from tallystick.ledger.state import Account, Task
+from tallystick.ledger.state import Account, State, Task
 from tallystick.ledger.transactions import MAX_TRANSACTION_BYTES
 from tallystick.network import views
 from tallystick.network.bounded_http import Bodies
@@ -51,14 +57,31 @@ MAX_WAIT_MS: Final = 30_000
 MAX_BULK_BYTES: Final = 8 * 2**20
 MAX_BULK: Final = 1000
 """Transactions in one request."""
-BULK_TURN: Final = 32
+CHECKS: Final = 32
 """Transactions that are verified before everything else in this process, consensus first of all, gets a turn."""
+WALKED: Final = 4096
+"""The same for accounts or tasks that are looked through."""
 NOT_FOUND: Final = {"no_such_anchor", "no_such_block", "no_such_task", "no_such_transaction", "not_kept"}
 UNREAD: Final = {"too_large": 413, "busy": 503, "too_slow": 408}
 """Refusals of bodies whose rest nobody reads any more."""
 
 Bulk = Annotated[list[bytes], msgspec.Meta(max_length=MAX_BULK)]
 Handler = Callable[[Request], Awaitable[Any]]
+T = TypeVar("T")
+
+
+@asynccontextmanager
+async def in_turn(places: asyncio.Semaphore) -> AsyncIterator[None]:
+    """Takes one of the places that there are between two turns of everything else.
+
+    It is given back in the loop's next iteration, and whoever waited for it runs in the one after: what this slice has
+    set going comes first. Nobody waits who comes alone.
+    """
+    await places.acquire()
+    try:
+        yield
+    finally:
+        asyncio.get_running_loop().call_soon(places.release)
 
 
 class Api:
@@ -82,6 +105,12 @@ class Api:
         self._node, self._engine, self._status, self._metrics, self._kept = node, engine, status, metrics, store
         self._damaged = damaged
         self._bodies = bodies or Bodies()
+        self._slice = asyncio.Semaphore(1)
+        """For what costs much: a page, or many transactions."""
+        self._checks = asyncio.Semaphore(CHECKS)
+        """For transactions that come alone."""
+        self._counting = asyncio.Lock()
+        self._counted: views.Money | None = None
 
     def application(self) -> Starlette:
         get = {
@@ -89,21 +118,21 @@ class Api:
             "/v1/transactions/{hash}": self._transaction,
             "/v1/accounts/{identity}": self._account,
             "/v1/money": self._money,
-            "/v1/validators": self._validators,
+            "/v1/validators": self._sliced(self._validators),
             "/v1/tasks": self._tasks,
-            "/v1/tasks/{task}": self._task,
-            "/v1/tasks/{task}/history": self._history,
+            "/v1/tasks/{task}": self._sliced(self._task),
+            "/v1/tasks/{task}/history": self._sliced(self._history),
             "/v1/assignments/{identity}": self._work,
             "/v1/anchors/{digest}": self._anchor,
             "/v1/events": self._events,
-            "/v1/blocks/{height}": self._block,
-            "/v1/blocks": self._blocks,
-            "/v1/history": self._checkpoints,
+            "/v1/blocks/{height}": self._sliced(self._block),
+            "/v1/blocks": self._sliced(self._blocks),
+            "/v1/history": self._sliced(self._checkpoints),
         }
         routes = [Route(path, self._replying(handler)) for path, handler in get.items()]
         routes.append(Route("/v1/transactions", self._replying(self._submit), methods=["POST"]))
         routes.append(Route("/v1/transactions/bulk", self._replying(self._submit_many), methods=["POST"]))
-        routes.append(Route("/metrics", self._show_metrics))
+        routes.append(Route("/metrics", self._sliced(self._show_metrics)))
         return Starlette(routes=routes)
 
     async def _show_status(self, request: Request) -> views.Status:
@@ -114,7 +143,9 @@ class Api:
 
     async def _submit(self, request: Request) -> views.Submitted:
         async with self._bodies.read(request, MAX_TRANSACTION_BYTES) as data:
-            return await self._settled(data, self._hand_in(data), time.monotonic() + _wait_seconds(request))
+            async with in_turn(self._checks):
+                handed = self._hand_in(data)
+            return await self._settled(data, handed, time.monotonic() + _wait_seconds(request))
 
     async def _submit_many(self, request: Request) -> views.SubmittedMany:
         async with self._bodies.read(request, MAX_BULK_BYTES) as data:
@@ -126,15 +157,15 @@ class Api:
 
     async def _hand_in_many(self, transactions: list[bytes]) -> list[views.Submitted]:
         handed: list[views.Submitted] = []
-        for place, transaction in enumerate(transactions, start=1):
-            try:
-                handed.append(self._hand_in(transaction))
-            except Refused as refused:
-                failure = views.Failure(refused.code, refused.reason)
-                handed.append(views.Submitted(blob_name(transaction), None, failure))
-            if place % BULK_TURN == 0:
-                await asyncio.sleep(0)
+        async for some in self._slices(transactions, CHECKS):
+            handed += map(self._hand_in_one_of_many, some)
         return handed
+
+    def _hand_in_one_of_many(self, transaction: bytes) -> views.Submitted:
+        try:
+            return self._hand_in(transaction)
+        except Refused as refused:
+            return views.Submitted(blob_name(transaction), None, views.Failure(refused.code, refused.reason))
 
     def _hand_in(self, transaction: bytes) -> views.Submitted:
         """Hands a transaction to the engine, unless it was executed before."""
@@ -164,13 +195,30 @@ class Api:
         return views.account_view(identity, self._node.state.accounts.get(identity, Account()))
 
     async def _money(self, request: Request) -> views.Money:
-        return views.money(self._node.state)
+        """One count for all who asked before it began."""
+        asked = self._node.height
+        async with self._counting:
+            if self._counted is None or self._counted.height < asked:
+                self._counted = await self._count(self._node.state)
+            return self._counted
+
+    async def _count(self, state: State) -> views.Money:
+        """A state never changes, so blocks that are executed meanwhile do no harm."""
+        held = 0
+        async for accounts in self._slices(state.accounts.values(), WALKED):
+            held += views.held_by(accounts)
+        return views.money(state, held)
 
     async def _validators(self, request: Request) -> views.Validators:
         return views.validators(self._node.state)
 
     async def _tasks(self, request: Request) -> list[views.TaskView]:
-        return [views.task_view(task) for _, task in sorted(self._node.state.tasks.items())]
+        state, after = self._node.state, request.query_params.get("after", "")
+        names: list[str] = []
+        async for some in self._slices(state.tasks, WALKED):
+            names = nsmallest(views.MAX_TASKS, (*names, *(name for name in some if name > after)))
+        async with in_turn(self._slice):
+            return views.task_page(state, names)
 
     async def _task(self, request: Request) -> views.TaskView:
         return views.task_view(self._find_task(request))
@@ -181,12 +229,15 @@ class Api:
     async def _work(self, request: Request) -> views.Work:
         identity, mark = request.path_params["identity"], request.query_params.get("mark", "")
 
-        def changed() -> views.Work | None:
-            work = views.work(self._node.state, identity)
+        async def look() -> views.Work:
+            async with in_turn(self._slice):
+                return views.work(self._node.state, identity)
+
+        async def changed() -> views.Work | None:
+            work = await look()
             return work if work.mark != mark else None
 
-        found = await self._node.until(changed, _wait_seconds(request))
-        return found or views.work(self._node.state, identity)
+        return await self._node.until(changed, _wait_seconds(request)) or await look()
 
     async def _anchor(self, request: Request) -> views.AnchorView:
         name = request.path_params["digest"]
@@ -197,8 +248,14 @@ class Api:
 
     async def _events(self, request: Request) -> views.Events:
         after = _number(request, "after")
-        found = await self._node.until(lambda: self._node.journal.events(after) or None, _wait_seconds(request))
-        return views.Events(found or [])
+
+        async def later() -> list[views.EventView] | None:
+            if after >= self._node.state.events:
+                return None
+            async with in_turn(self._slice):
+                return self._node.journal.events(after) or None
+
+        return views.Events(await self._node.until(later, _wait_seconds(request)) or [])
 
     async def _block(self, request: Request) -> views.BlockView:
         height, store = _whole_number("height", request.path_params["height"]), self._store
@@ -229,6 +286,22 @@ class Api:
         if task is None:
             raise Refused("no_such_task", f"task {name[:64]}: not on this ledger (yet)")
         return task
+
+    async def _slices(self, values: Iterable[T], size: int) -> AsyncIterator[list[T]]:
+        """All of `values`, some at a time and each time in turn."""
+        rest, more = iter(values), True
+        while more:
+            async with in_turn(self._slice):
+                some = list(islice(rest, size))
+                yield some
+            more = len(some) == size
+
+    def _sliced(self, handler: Handler) -> Handler:
+        async def wait_and_handle(request: Request) -> Any:
+            async with in_turn(self._slice):
+                return await handler(request)
+
+        return wait_and_handle
 
     def _replying(self, handler: Handler) -> Callable[[Request], Awaitable[Response]]:
         """Turns a handler's result, or its refusal, into a response."""

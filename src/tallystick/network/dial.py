@@ -69,7 +69,11 @@ class Validators:
         return self._get("/v1/validators", views.Validators)
 
     def tasks(self) -> list[views.TaskView]:
-        return self._get("/v1/tasks", list[views.TaskView])
+        """All tasks there are, in the order of their ids."""
+        tasks: list[views.TaskView] = []
+        while page := self._get(f"/v1/tasks?after={tasks[-1].id if tasks else ''}", list[views.TaskView]):
+            tasks += page
+        return tasks
 
     def task(self, task: str) -> views.TaskView:
         return self._get(f"/v1/tasks/{task}", views.TaskView)

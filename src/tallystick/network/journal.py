@@ -25,11 +25,13 @@ from tallystick.errors import Refused
 from tallystick.ledger.events import Event, Result
 from tallystick.ledger.state import State, dump_state, load_state
 from tallystick.network.tables import BUSY_SECONDS, DamagedError, Row, blaming, sealed_insertion, sealed_rows
-from tallystick.network.views import EventView, TransactionView
+from tallystick.network.views import EventView, TransactionView, fitting
 
 SNAPSHOT_INTERVAL: Final = 64
 MAX_EVENTS: Final = 1000
-"""Most events in one reply."""
+"""Most events in one reply,"""
+MAX_EVENT_BYTES: Final = 2**20
+"""and most bytes of them, but for one: each is smaller than that."""
 KEPT_RESULTS: Final = 100_000
 GATHERED_BYTES: Final = 2**20
 """Most that waits in memory to be written: little enough for a turn of the engine."""
@@ -163,12 +165,13 @@ class Journal:
         return TransactionView(transaction, *outcome) if outcome else None
 
     def events(self, after: int) -> list[EventView]:
-        """Events with a number above `after`, oldest first."""
+        """Events with a number above `after`, oldest first; a page of them."""
         with blaming(self.path):
             if self._events:
                 self._write()
-            rows = list(self._read("event", "WHERE sequence > ? ORDER BY sequence LIMIT ?", after, MAX_EVENTS))
-        return [EventView(sequence, height, msgspec.Raw(body)) for sequence, height, body in rows]
+            rows = self._read("event", "WHERE sequence > ? ORDER BY sequence LIMIT ?", after, MAX_EVENTS)
+            page = list(fitting(rows, lambda row: len(row[-1]), MAX_EVENT_BYTES))
+        return [EventView(sequence, height, msgspec.Raw(body)) for sequence, height, body in page]
 
     def _read(self, table: str, which: str = "", *values: int) -> Iterator[Row]:
         return sealed_rows(self._db, self.path, table, which, *values)

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -102,16 +102,18 @@ class Node:
         """Calls `listener` with the state after every block."""
         self._listeners.append(listener)
 
-    async def until(self, ready: Callable[[], T | None], seconds: float) -> T | None:
-        """The first value that `ready` returns after some block, or None when `seconds` have passed."""
+    async def until(self, ready: Callable[[], Awaitable[T | None]], seconds: float) -> T | None:
+        """The first value that `ready` gives, now or after some block, or None when `seconds` have passed."""
         woken = asyncio.Event()
         self._woken.add(woken)
         try:
+            value = await ready()
             async with asyncio.timeout(seconds):
-                while (value := ready()) is None and not self._closing:
+                while value is None and not self._closing:
                     await woken.wait()
                     woken.clear()
-                return value
+                    value = await ready()
+            return value
         except TimeoutError:
             return None
         finally:

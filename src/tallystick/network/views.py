@@ -1,6 +1,7 @@
 """What a validator shows over HTTP, as structs that both ends share, and how they follow from the ledger's state."""
 
-from typing import Annotated, Final
+from collections.abc import Callable, Iterable, Iterator
+from typing import Annotated, Final, TypeVar
 
 import msgspec
 
@@ -11,12 +12,18 @@ from tallystick.consensus.pbft.messages import BlockBytes, ProofBytes
 from tallystick.ledger.state import Account, Assignment, State, Task
 from tallystick.ledger.transactions import Change
 
+T = TypeVar("T")
+
 MAX_HISTORY = 1000
 """Most steps in one reply; ask again from where it ended."""
 MAX_PROOFS: Final = 64
 """The same for checkpoints at which the validators changed,"""
 MAX_BLOCKS: Final = 256
-"""and for blocks, if they are small."""
+"""and for blocks, if they are small,"""
+MAX_TASKS: Final = 256
+"""and for tasks,"""
+MAX_TASK_ENTRIES: Final = 4096
+"""if their workers and commitments together are no more than this; one task has at most 4096 of each."""
 
 
 class Failure(msgspec.Struct, frozen=True):
@@ -147,18 +154,18 @@ class AnchorView(msgspec.Struct, frozen=True):
 
 
 class Money(msgspec.Struct, frozen=True):
-    """All accounts and everything else that is money, for checking that none was made or lost."""
+    """Everything that is money, for checking that none was made or lost."""
 
     height: int
-    accounts: list[AccountView]
+    held: int
+    """By all accounts, as balance or at stake."""
     escrow: int
     minted: int
     burned: int
 
     @property
     def conserved(self) -> bool:
-        held = sum(account.balance + account.stake for account in self.accounts)
-        return held + self.escrow + self.burned == self.minted
+        return self.held + self.escrow + self.burned == self.minted
 
 
 class TaskView(msgspec.Struct, frozen=True):
@@ -251,14 +258,35 @@ def validators(state: State) -> Validators:
     )
 
 
-def money(state: State) -> Money:
+def money(state: State, held: int) -> Money:
+    """`held` is the sum over all accounts: whoever serves others meanwhile counts it part by part (`held_by`)."""
     return Money(
         height=state.height,
-        accounts=[account_view(identity, account) for identity, account in sorted(state.accounts.items())],
-        escrow=sum(task.escrow for task in state.tasks.values()),
+        held=held,
+        escrow=sum(state.tasks[task].escrow for task in state.open_tasks),
         minted=state.minted,
         burned=state.burned,
     )
+
+
+def held_by(accounts: Iterable[Account]) -> int:
+    return sum(account.balance + account.stake for account in accounts)
+
+
+def fitting(values: Iterable[T], size: Callable[[T], int], most: int) -> Iterator[T]:
+    """The first of `values` whose sizes together are at most `most`, and one at least: a page of them."""
+    total = 0
+    for place, value in enumerate(values):
+        total += size(value)
+        if total > most and place:
+            return
+        yield value
+
+
+def task_page(state: State, names: Iterable[str]) -> list[TaskView]:
+    """As many of the tasks of these names as one reply may show."""
+    views = (task_view(state.tasks[name]) for name in names)
+    return list(fitting(views, lambda view: len(view.workers) + len(view.commitments), MAX_TASK_ENTRIES))
 
 
 def task_view(task: Task) -> TaskView:

@@ -87,7 +87,7 @@ def _answer(state: State, path: str) -> Any:
         case ["accounts", identity] if is_name(identity):
             return views.account_view(identity, state.accounts.get(identity, Account()))
         case ["money"]:
-            return views.money(state)
+            return views.money(state, views.held_by(state.accounts.values()))
         case ["tasks"]:
             return [views.task_view(task) for _, task in sorted(state.tasks.items())]
         case ["tasks", name] if name in state.tasks:
