@@ -9,6 +9,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 from test_network_api import LIMIT_SECONDS, STATUS, Alone
 
 from ledger_network import CLIENT, key, make_genesis
@@ -21,6 +22,8 @@ from tallystick.network.node import Node
 from tallystick.network.serving import http_server, listen_http
 
 ROOM = 100_000
+LONG = "x" * (16 * 2**20)
+"""More than the system takes off our hands."""
 GET = b"GET /v1/status HTTP/1.1\r\nhost: x\r\n\r\n"
 
 
@@ -29,15 +32,27 @@ class Port:
 
     def __init__(self, folder: Path, seconds: float, most: int) -> None:
         class Quick(BoundedHttp):
-            head_seconds = seconds
+            head_seconds = stall_seconds = seconds
+            most_unread = ROOM
 
         Quick.most = most
         self.node = Node(make_genesis(), folder / "ledger.db")
         self.engine, self.bodies = Alone(self.node), Bodies(ROOM, seconds)
-        api = Api(self.node, self.engine, lambda: STATUS, lambda: b"", bodies=self.bodies)
+        self.asked, self.version = 0, ""
+        """For the status, which is as long as the version."""
+        api = Api(self.node, self.engine, self.status, lambda: b"", bodies=self.bodies)
         self.server = http_server(api, Quick)
         self.listening = listen_http("http://127.0.0.1:0")
         self.dialed: list[Dialed] = []
+
+    def status(self) -> views.Status:
+        self.asked += 1
+        return replace(STATUS, version=self.version)
+
+    @property
+    def unread(self) -> int:
+        """Connections whose clients do not take their answers."""
+        return sum(connection.flow.write_paused for connection in self.server.server_state.connections)  # type: ignore[union-attr]
 
     def sign(self, nonce: int) -> bytes:
         body = Transfer(key("ann").identity, 7)
@@ -236,6 +251,55 @@ def test_many_that_wait_for_news_keep_their_connections_beyond_all_time_limits(t
         assert {(await worker.answer())[0] for worker in workers} == {200}
 
     run(tmp_path, story, seconds=0.3)
+
+
+@pytest.mark.parametrize("header", [b"", b"connection: close\r\n"])
+def test_a_client_that_does_not_take_its_answer_is_given_up(tmp_path: Path, header: bytes) -> None:
+    async def story(port: Port) -> None:
+        port.version = LONG
+        await port.dial(GET[:-2] + header + b"\r\n")
+        await until(lambda: port.unread == 1)
+        await until(lambda: not port.server.server_state.connections)
+
+    run(tmp_path, story, seconds=0.3)
+
+
+def test_a_client_that_takes_its_answer_slowly_gets_all_of_it(tmp_path: Path) -> None:
+    async def story(port: Port) -> None:
+        port.version = LONG
+        slow, taken = await port.dial(GET), 0
+        while taken < len(LONG):
+            taken += len(await slow.reader.read(2**16))
+            await asyncio.sleep(0.005)  # 256 times: longer than a client that takes nothing has
+
+    run(tmp_path, story, seconds=0.3)
+
+
+def test_no_answer_is_begun_before_the_one_ahead_of_it_is_taken(tmp_path: Path) -> None:
+    async def story(port: Port) -> None:
+        port.version = LONG
+        reader = await port.dial(GET * 2)
+        await until(lambda: port.unread == 1)
+        assert (await port.ask(post(1, b"\x90")))[0] == 200, "another one is served meanwhile"
+        assert port.asked == 1
+        assert len((await reader.answer())[1]) > len(LONG)
+        assert len((await reader.answer())[1]) > len(LONG) and port.asked == 2
+
+    run(tmp_path, story)
+
+
+def test_all_answers_that_wait_are_bounded_together_and_the_oldest_gives_way(tmp_path: Path) -> None:
+    async def story(port: Port) -> None:
+        port.version = LONG
+        oldest = await port.dial(GET)
+        await until(lambda: port.unread == 1)
+        newest = await port.dial(GET)
+        await until(lambda: port.asked == 2 and port.unread == 1)
+        assert len((await newest.answer())[1]) > len(LONG)
+        with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
+            await oldest.answer()
+
+    run(tmp_path, story)
 
 
 def test_answers_do_not_wait_for_the_clients_delayed_acknowledgment() -> None:

@@ -2,25 +2,31 @@
 
 import asyncio
 import sqlite3
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import closing
+from itertools import count
 from pathlib import Path
+from typing import Any
 
 import httpx
 import msgspec
 import pytest
+from immutables import Map
+from msgspec.structs import replace
 from pbft_cluster import FOUR, KEYS, block_at, certify, content_of, stable_proof
 
-from ledger_network import CLIENT, RICH, beacon_of, key, make_genesis
+from ledger_network import CLIENT, POLICY, RICH, beacon_of, key, make_genesis, name
 from tallystick.canon.chunks import manifest_of
 from tallystick.canon.hashing import blob_name
 from tallystick.consensus.pbft.io import CheckpointRecord
 from tallystick.consensus.pbft.limits import MAX_BLOCK_BYTES
 from tallystick.consensus.port import CommittedBlock
-from tallystick.ledger.transactions import AddValidator, AnyBody, Batch, Deposit, Transfer, sign_transaction
+from tallystick.ledger.state import Account, Task, Worker
+from tallystick.ledger.transactions import AddValidator, Anchor, AnyBody, Batch, Deposit, Transfer, sign_transaction
 from tallystick.network import views
-from tallystick.network.api import MAX_BULK, MAX_BULK_BYTES, Api
+from tallystick.network.api import CHECKS, MAX_BULK, MAX_BULK_BYTES, WALKED, Api
 from tallystick.network.dial import MAX_BLOCKS_REPLY_BYTES
+from tallystick.network.journal import Journal
 from tallystick.network.node import Node
 from tallystick.network.store import Store, StoredBlock, create_store
 from tallystick.network.tables import DamagedError
@@ -173,6 +179,134 @@ def test_a_bulk_request_is_bounded_in_number_bytes_and_form(face: Face) -> None:
         more = msgspec.msgpack.encode([b""] * (MAX_BULK + 1))
         for bad, status in ((more, 400), (bytes(MAX_BULK_BYTES + 1), 413), (b"\x91\x01", 400), (b"", 400)):
             assert (await face.http.post("/v1/transactions/bulk", content=bad)).status_code == status
+
+    run(story())
+
+
+class Slices:
+    """How often something was done between two turns of everything else, at most."""
+
+    def __init__(self) -> None:
+        self.now = self.most = self.all = 0
+
+    def counting(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def counted(*arguments: Any) -> Any:
+            self.now, self.all = self.now + 1, self.all + 1
+            self.most = max(self.most, self.now)
+            return original(*arguments)
+
+        return counted
+
+    def turn(self) -> None:
+        self.now = 0
+        asyncio.get_running_loop().call_soon(self.turn)
+
+
+@pytest.mark.parametrize("requests", [(2 * CHECKS,) * 5, (1,) * (3 * CHECKS)])
+def test_however_many_transactions_come_at_once_consensus_has_its_turn(
+    face: Face, monkeypatch: pytest.MonkeyPatch, requests: tuple[int, ...]
+) -> None:
+    slices, nonces = Slices(), count(1)
+    monkeypatch.setattr(face.engine, "submit", slices.counting(face.engine.submit))
+
+    async def story() -> None:
+        sent = [[face.sign(next(nonces), who="nobody") for _ in range(size)] for size in requests]
+        slices.turn()
+        if requests[0] > 1:
+            answers = await asyncio.gather(*(face.bulk(*each) for each in sent))
+            codes = {answer.refusal.code for each in answers for answer in each if answer.refusal}
+        else:
+            replies = await asyncio.gather(*(face.http.post("/v1/transactions", content=one) for (one,) in sent))
+            codes = {reply.json()["code"] for reply in replies}
+        assert codes == {"unknown_sender"}
+        assert (slices.all, slices.most) == (sum(requests), CHECKS)
+
+    run(story())
+
+
+COSTLY: dict[str, tuple[Any, str]] = {
+    "/v1/validators": (views, "validators"),
+    "/v1/tasks": (views, "task_page"),
+    "/v1/tasks/{task}": (views, "task_view"),
+    "/v1/tasks/{task}/history": (views, "history"),
+    "/v1/assignments/nobody": (views, "work"),
+    "/v1/events": (Journal, "events"),
+    "/v1/blocks/1": (Store, "blocks"),
+    "/v1/blocks": (Store, "blocks_within"),
+    "/v1/history": (Store, "history"),
+}
+
+
+@pytest.mark.parametrize("path", COSTLY)
+def test_however_many_ask_at_once_consensus_has_its_turn_between_two_answers(
+    face: Face, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    slices = Slices()
+    where, what = COSTLY[path]
+    monkeypatch.setattr(where, what, slices.counting(getattr(where, what)))
+
+    async def story() -> None:
+        await face.bulk(face.sign(1, Deposit(100), "ann"), face.sign(1, Anchor(name("digest"))))
+        task = task_of(name("task"))
+        face.node.state = replace(face.node.state, tasks=Map({task.id: task}))
+        create_store(tmp_path / "consensus.db", "test", KEYS[0].identity, muted=False)
+        with closing(Store(tmp_path / "consensus.db", "test", KEYS[0].identity)) as store:
+            fill(store, 4)
+            api = Api(face.node, face.engine, lambda: STATUS, lambda: b"", store)
+            transport = httpx.ASGITransport(api.application())
+            async with httpx.AsyncClient(transport=transport, base_url="http://validator") as http:
+                slices.now = slices.most = slices.all = 0
+                slices.turn()
+                replies = await asyncio.gather(*(http.get(path.format(task=task.id)) for _ in range(10)))
+        assert {reply.status_code for reply in replies} == {200}
+        assert slices.all == 10 and slices.most == 1
+
+    run(story())
+
+
+def test_money_is_counted_once_for_all_who_ask_and_some_accounts_at_a_time(
+    face: Face, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slices, counts = Slices(), Slices()
+    monkeypatch.setattr(views, "held_by", slices.counting(views.held_by))
+    monkeypatch.setattr(views, "money", counts.counting(views.money))
+
+    async def story() -> None:
+        state = face.node.state
+        others = {name(i): Account(balance=1, stake=2) for i in range(2 * WALKED)}
+        face.node.state = replace(state, accounts=state.accounts.update(others), minted=state.minted + 3 * len(others))
+        slices.turn()
+        replies = await asyncio.gather(*(face.http.get("/v1/money") for _ in range(10)))
+        (shown,) = {msgspec.json.decode(reply.content, type=views.Money).held for reply in replies}
+        assert shown == face.node.state.minted - face.node.state.burned
+        assert (counts.all, slices.all, slices.most) == (1, 3, 1)
+        await face.post(face.sign(1))
+        later = msgspec.json.decode((await face.http.get("/v1/money")).content, type=views.Money)
+        assert later.height == 1 and later.conserved and counts.all == 2
+
+    run(story())
+
+
+def task_of(task: str, workers: int = 0) -> Task:
+    joined = Map({name(i): Worker("active", 0) for i in range(workers)})
+    return Task(task, "", "", "", "", 1, 1, POLICY, 1, 1, 1, workers=joined)
+
+
+def test_tasks_are_shown_page_by_page_in_the_order_of_their_ids(face: Face) -> None:
+    async def page(after: str) -> list[str]:
+        reply = await face.http.get(f"/v1/tasks?after={after}")
+        return [task.id for task in msgspec.json.decode(reply.content, type=list[views.TaskView])]
+
+    async def story() -> None:
+        ids = sorted(name(i) for i in range(WALKED + 10))
+        face.node.state = replace(face.node.state, tasks=Map({task: task_of(task) for task in ids}))
+        assert await page("") == ids[: views.MAX_TASKS]
+        assert await page(ids[99]) == ids[100 : 100 + views.MAX_TASKS]
+        assert await page(ids[-3]) == ids[-2:] and await page(ids[-1]) == []
+        most = views.MAX_TASK_ENTRIES
+        sizes = dict(zip(ids, (most // 2, most // 2, 1, most + 1), strict=False))
+        face.node.state = replace(face.node.state, tasks=Map({task: task_of(task, sizes[task]) for task in sizes}))
+        assert await page("") == ids[:2] and await page(ids[1]) == ids[2:3] and await page(ids[2]) == ids[3:4]
 
     run(story())
 

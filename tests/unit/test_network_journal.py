@@ -7,15 +7,18 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from ledger_network import CLIENT, Network, key, make_genesis, name
+from tallystick.ledger.events import Accepted
 from tallystick.ledger.execute import Executed
 from tallystick.ledger.state import State
 from tallystick.ledger.transactions import Anchor, Batch, Transfer
-from tallystick.network.journal import GATHERED_BYTES, SNAPSHOT_INTERVAL, Journal, Outcome
+from tallystick.network.journal import GATHERED_BYTES, MAX_EVENT_BYTES, SNAPSHOT_INTERVAL, Journal, Outcome
 from tallystick.network.node import Node
 from tallystick.network.tables import DamagedError, StoreError
 from tallystick.network.views import TransactionView
@@ -149,6 +152,20 @@ def rows_on_disk(path: Path) -> int:
             shutil.copy(part, folder)
         with closing(sqlite3.connect(Path(folder, path.name))) as db:
             return int(db.execute("SELECT count(*) FROM event").fetchone()[0])
+
+
+def test_a_page_of_events_is_bounded_in_bytes_and_has_one_at_least(tmp_path: Path) -> None:
+    net = Network()
+    executed = net.block()
+    event = Accepted(name("task"), 0, tuple(range(2**16)))
+    size = len(msgspec.json.encode(event))
+    with opened(tmp_path / "ledger.db") as journal:
+        journal.append(replace(executed.state, events=20), (), [event] * 20)
+        assert len(journal.events(0)) == MAX_EVENT_BYTES // size == 2
+        assert [each.sequence for each in journal.events(2)] == [3, 4]
+        huge = Accepted(name("task"), 0, tuple(range(2**18)))
+        journal.append(replace(executed.state, height=2, events=22), (), [huge] * 2)
+        assert [each.sequence for each in journal.events(20)] == [21]
 
 
 def test_a_full_disk_loses_nothing_that_waits_to_be_written(tmp_path: Path) -> None:
