@@ -279,6 +279,8 @@ def check_invariants(state: State) -> None:
     for past in state.retired:
         bonds[past.identity] += past.bond
     check_membership(state)
+    listed = (*state.open_tasks, *state.ended_tasks)
+    assert len(listed) == len(set(listed)) and set(listed) == set(state.tasks), "each task is open or has ended"
     for task in state.tasks.values():
         for identity, worker in task.workers.items():
             bonds[identity] += worker.bond
@@ -312,6 +314,7 @@ def check_task(state: State, task: Task) -> None:
     assert task.escrow >= 0
     if task.status != "open":
         assert task.round is None and not task.workers and task.escrow == 0
+        assert task.history, "nothing is kept of a task in which no step was finished"
     if task.round is None:
         assert task.status != "open" or not task.active, "a task with workers has a round"
         return

@@ -5,6 +5,7 @@ four validators are faulty, and then nobody else may be punished and nothing fal
 """
 
 from collections.abc import Callable
+from unittest.mock import patch
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -12,7 +13,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from msgspec.structs import replace
 
 from ledger_network import CLIENT, POLICY, VALIDATORS, WORKERS, Network, beacon_of, check_invariants, key, name, truth
-from tallystick.ledger.events import Equivocated, Result, Slashed
+from tallystick.ledger import forgetting
+from tallystick.ledger.events import Equivocated, Result, Slashed, TaskDone, TaskExpired
 from tallystick.ledger.execute import execute_block, next_deadline_ms
 from tallystick.ledger.membership import UNBONDING_MS
 from tallystick.ledger.state import NO_REPLY, State, dump_state, load_state
@@ -32,6 +34,8 @@ from tallystick.ledger.transactions import (
     Withdraw,
 )
 
+KEPT = 1
+"""Tasks that are over, so that lives get to where one is forgotten."""
 LIE = name("lie")
 VERDICTS: dict[str, Callable[[int], Callable[[int], str]]] = {
     "truth": lambda step: lambda index: truth(step, index),
@@ -65,6 +69,8 @@ class Life(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
+        self.few = patch.object(forgetting, "KEPT_TASKS", KEPT)
+        self.few.start()
         self.net = Network()
         self.tasks: list[str] = []
 
@@ -191,9 +197,10 @@ class Life(RuleBasedStateMachine):
     # workers and validators, each in one of the tasks
 
     def pick(self, data: st.DataObject, need_round: bool = True) -> bool:
-        """Turns to a task; false if it has no round and the caller needs one."""
+        """Turns to a task, perhaps a forgotten one; false if it has no round and the caller needs one."""
         self.net.task = data.draw(st.sampled_from(self.tasks))
-        return not need_round or self.net.the_task().round is not None
+        task = self.net.state.tasks.get(self.net.task)
+        return not need_round or (task is not None and task.round is not None)
 
     @rule(data=st.data(), who=workers)
     def enroll(self, data: st.DataObject, who: str) -> None:
@@ -287,7 +294,17 @@ class Life(RuleBasedStateMachine):
         for caught in self.net.seen(Equivocated):
             assert self.net.who(caught.validator) in self.faulty, caught
 
+    @invariant()
+    def of_what_has_ended_the_last_with_a_finished_step_is_kept(self) -> None:
+        ended = [
+            event.task
+            for event in self.net.events
+            if isinstance(event, TaskDone) or (isinstance(event, TaskExpired) and event.step > 0)
+        ]
+        assert self.net.state.ended_tasks == tuple(ended[-KEPT:])
+
     def teardown(self) -> None:
+        self.few.stop()
         for _ in range(50):
             if (due := next_deadline_ms(self.net.state)) is None:
                 break

@@ -11,7 +11,7 @@ import tallystick.ledger
 from ledger_network import CLIENT, POLICY, VALIDATORS, Network, check_invariants, key, name
 from tallystick.canon.sealed import seal
 from tallystick.errors import Refused
-from tallystick.ledger import accounts, membership, rotation, state, tasks
+from tallystick.ledger import accounts, anchors, membership, rotation, state, tasks
 from tallystick.ledger.execute import execute_block, require_new
 from tallystick.ledger.state import Account, Reply, State, Worker
 from tallystick.ledger.transactions import (
@@ -48,6 +48,13 @@ def no_room_for_tasks(net: Network) -> tuple[str, AnyBody]:
     return CLIENT, OFFER
 
 
+def with_task(net: Network, **terms: int) -> tuple[str, AnyBody]:
+    """Somebody offers a task while the one there is has other terms."""
+    task = replace(net.the_task(), **terms)
+    net.state = replace(net.state, tasks=net.state.tasks.set(task.id, task))
+    return CLIENT, OFFER
+
+
 def no_room_for_workers(net: Network) -> tuple[str, AnyBody]:
     crowd = {name("worker", i): Worker("suspended", 0) for i in range(tasks.MAX_WORKERS)}
     task = replace(net.the_task(), workers=net.the_task().workers.update(crowd))
@@ -58,6 +65,11 @@ def no_room_for_workers(net: Network) -> tuple[str, AnyBody]:
 
 def after_expiry(net: Network) -> tuple[str, AnyBody]:
     net.wait(POLICY.expires_ms)
+    return "bob", Enroll(net.task)
+
+
+def after_the_last_step(net: Network) -> tuple[str, AnyBody]:
+    net.play_step("ann")
     return "bob", Enroll(net.task)
 
 
@@ -256,9 +268,13 @@ STORIES: dict[str, list[Story]] = {
         lambda net: (CLIENT, replace(OFFER, reward=29)),  # 2 for three attestations
         lambda net: (CLIENT, with_policy(validator_permille=1000)),
     ],
-    "too_many_tasks": [no_room_for_tasks],
-    "no_such_task": [lambda net: ("bob", Enroll(name("nothing")))],
-    "task_closed": [after_expiry],
+    "too_many_tasks": [
+        no_room_for_tasks,
+        lambda net: with_task(net, steps=tasks.MAX_OPEN_STEPS),
+        lambda net: with_task(net, micro_batches=tasks.MAX_OPEN_MICRO_BATCHES - OFFER.micro_batches + 1),
+    ],
+    "no_such_task": [lambda net: ("bob", Enroll(name("nothing"))), after_expiry],
+    "task_closed": [after_the_last_step],
     "already_enrolled": [lambda net: ("ann", Enroll(net.task))],
     "ejected": [after_being_caught],
     "task_full": [no_room_for_workers],
@@ -330,7 +346,7 @@ def with_reply(before: State, reply: Reply, identity: str) -> State:
 def test_every_refusal_of_the_rules_has_a_story() -> None:
     sources = Path(tallystick.ledger.__file__).parent.glob("*.py")
     codes = {code for path in sources for code in re.findall(r'Refused\(\s*"(\w+)"', path.read_text())}
-    assert codes == (set(STORIES) - OF_VOTES) | AT_THE_DOOR | OF_DOCUMENTS | {"too_many_accounts"}
+    assert codes == (set(STORIES) - OF_VOTES) | AT_THE_DOOR | OF_DOCUMENTS | {"too_many_accounts", "too_many_anchors"}
 
 
 def test_accounts_have_an_end_and_those_that_are_there_go_on(net: Network, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -339,6 +355,16 @@ def test_accounts_have_an_end_and_those_that_are_there_go_on(net: Network, monke
     assert net.send("ann", Transfer(key("yan").identity, 5)).code == "too_many_accounts"
     net.act("ann", Transfer(key("zoe").identity, 5))
     assert net.account("zoe").balance == 10
+
+
+def test_anchors_have_an_end_and_those_that_are_there_stay(net: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(anchors, "MAX_ANCHORS", 2)
+    net.act("ann", Anchor(name("one")))
+    net.act("ann", Anchor(name("two")))
+    burned = net.state.burned
+    assert net.send("ann", Anchor(name("three"))).code == "too_many_anchors"
+    assert net.send("bob", Anchor(name("two"))).code == "already_anchored"
+    assert set(net.state.anchors) == {name("one"), name("two")} and net.state.burned == burned
 
 
 def test_a_replay_is_executed_once(net: Network) -> None:

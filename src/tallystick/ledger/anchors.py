@@ -17,6 +17,8 @@ from tallystick.ledger.transactions import Anchor
 
 PRICE: Final = 1
 """Burned for each anchor, since it is kept for ever."""
+MAX_ANCHORS: Final = 1_000_000
+"""As with accounts, the price alone would bound nothing: there is more money than room."""
 
 
 def anchor(draft: Draft, sender: str, body: Anchor) -> None:
@@ -27,6 +29,8 @@ def anchor(draft: Draft, sender: str, body: Anchor) -> None:
             "already_anchored",
             f"anchor: {body.digest} was anchored by {first.identity} in block {first.height}, and the first one counts",
         )
+    if len(state.anchors) >= MAX_ANCHORS:
+        raise Refused("too_many_anchors", f"anchor: there are {MAX_ANCHORS}, and all are kept; use another ledger")
     require_balance(draft, sender, PRICE)
     draft.burn(sender, PRICE)
     entry = Anchored(sender, state.height, state.time_ms, len(state.anchors))

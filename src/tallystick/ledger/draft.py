@@ -77,6 +77,12 @@ class Draft:
     def put_task(self, task: Task) -> None:
         self.state = replace(self.state, tasks=self.state.tasks.set(task.id, task))
 
+    def drop_task(self, task: str) -> None:
+        """Forgets a task. Nothing else in the state names one."""
+        entry = self.task(task)
+        assert entry.escrow == 0 and not entry.workers and entry.round is None, f"task {task[:12]} is not closed"
+        self.state = replace(self.state, tasks=self.state.tasks.delete(task))
+
     def change(self, identity: str, *, balance: int = 0, stake: int = 0, locked: int = 0) -> None:
         """Adds to the parts of an account. The rules have checked that it can bear it."""
         old = self.account(identity)

@@ -20,6 +20,7 @@ from tallystick.ledger.deadlines import next_deadline_ms, pass_deadlines
 from tallystick.ledger.draft import Draft
 from tallystick.ledger.events import Event, Result
 from tallystick.ledger.evidence import accuse, convict
+from tallystick.ledger.forgetting import forget_ended
 from tallystick.ledger.membership import add_validator, remove_validator
 from tallystick.ledger.rotation import rotate_key
 from tallystick.ledger.rounds import move_on
@@ -91,6 +92,8 @@ def execute_block(
     for task in draft.state.open_tasks:
         if draft.task(task) is not state.tasks.get(task):  # nothing moves on by itself where nothing happened
             move_on(draft, task)
+    if draft.state.ended_tasks is not state.ended_tasks:
+        forget_ended(draft)
     return Executed(draft.finish(), tuple(results), tuple(draft.events))
 
 

@@ -22,7 +22,7 @@ from tallystick.ledger.state import Assignment, Round, Task
 def find_open_task(draft: Draft, task: str) -> Task:
     entry = draft.state.tasks.get(task)
     if entry is None:
-        raise Refused("no_such_task", f"task {task[:12]}: not on this ledger; check the id")
+        raise Refused("no_such_task", f"task {task[:12]}: not on this ledger, or any more; check the id")
     if entry.status != "open":
         raise Refused("task_closed", f"task {task[:12]}: {entry.status}")
     return entry

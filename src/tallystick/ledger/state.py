@@ -235,6 +235,8 @@ class State(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_like=
     rotations: tuple[Rotation, ...] = ()
     culprits: tuple[str, ...] = ()
     """Identities that were slashed for conflicting votes: never again validators."""
+    ended_tasks: tuple[str, ...] = ()
+    """The other tasks, in the order in which they ended: whichever ended first is forgotten first."""
 
     def is_validator(self, identity: str) -> bool:
         return any(validator.identity == identity for validator in self.validators)

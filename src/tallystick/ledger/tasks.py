@@ -10,13 +10,17 @@ from tallystick.ledger.draft import Draft
 from tallystick.ledger.events import Enrolled, Left, TaskDone, TaskExpired, TaskOpened
 from tallystick.ledger.rewards import per_attestation, per_contribution
 from tallystick.ledger.rounds import find_open_task
-from tallystick.ledger.state import Task, Worker
+from tallystick.ledger.state import Status, Task, Worker
 from tallystick.ledger.transactions import Enroll, Leave, OpenTask, Policy
 
 MAX_STEPS: Final = 100_000
-"""A finished step leaves about 200 bytes in the state for good, and the whole state is hashed at every checkpoint."""
+"""Of one task. Every finished step leaves a record in the state, which is hashed whole at every checkpoint."""
 MAX_OPEN_TASKS: Final = 256
 """Every block looks at each open task's deadlines."""
+MAX_OPEN_STEPS: Final = 500_000
+"""Of all open tasks together, finished or not: room that is promised cannot be taken back from whoever works."""
+MAX_OPEN_MICRO_BATCHES: Final = 2**15
+"""The same for a round in progress, where every micro-batch may collect a verdict from each validator."""
 MAX_WORKERS: Final = 4096
 """Per task, counting those ejected. There are no more micro-batches than that in a step either."""
 
@@ -25,8 +29,7 @@ def open_task(draft: Draft, sender: str, task: str, body: OpenTask) -> None:
     require_policy(body.policy)
     require_worth(draft, body)
     require_balance(draft, sender, body.reward)
-    if len(draft.state.open_tasks) >= MAX_OPEN_TASKS:
-        raise Refused("too_many_tasks", f"open_task: {MAX_OPEN_TASKS} tasks are open; wait until one ends")
+    require_room(draft, body)
     draft.change(sender, balance=-body.reward)
     draft.put_task(
         Task(
@@ -75,6 +78,21 @@ def require_worth(draft: Draft, body: OpenTask) -> None:
         )
 
 
+def require_room(draft: Draft, body: OpenTask) -> None:
+    """What all open tasks may come to take in the state has a bound, whatever becomes of them."""
+    tasks = [draft.task(task) for task in draft.state.open_tasks]
+    for what, there, more, most in (
+        ("tasks", len(tasks), 1, MAX_OPEN_TASKS),
+        ("steps", sum(task.steps for task in tasks), body.steps, MAX_OPEN_STEPS),
+        ("micro-batches", sum(task.micro_batches for task in tasks), body.micro_batches, MAX_OPEN_MICRO_BATCHES),
+    ):
+        if there + more > most:
+            raise Refused(
+                "too_many_tasks",
+                f"open_task: {there} {what} are open, and {more} more would be over {most}; wait until a task ends",
+            )
+
+
 def enroll(draft: Draft, sender: str, body: Enroll) -> None:
     """Locks what the policy asks for. A stake is locked once, so it never backs two tasks, or an office and a task."""
     task = find_open_task(draft, body.task)
@@ -120,26 +138,26 @@ def release_leaving(draft: Draft, task: str) -> None:
 
 
 def finish(draft: Draft, task: str) -> None:
-    returned = close(draft, task)
-    entry = replace(draft.task(task), status="done")
-    draft.put_task(entry)
-    draft.emit(TaskDone(task, entry.root, returned))
+    returned = close(draft, task, "done")
+    draft.emit(TaskDone(task, draft.task(task).root, returned))
 
 
 def expire(draft: Draft, task: str) -> None:
     """Work in progress is lost; finished steps were paid when they became final."""
-    returned = close(draft, task)
-    entry = replace(draft.task(task), status="expired")
-    draft.put_task(entry)
-    draft.emit(TaskExpired(task, entry.step, returned))
+    returned = close(draft, task, "expired")
+    draft.emit(TaskExpired(task, draft.task(task).step, returned))
 
 
-def close(draft: Draft, task: str) -> int:
+def close(draft: Draft, task: str, status: Status) -> int:
     """Frees all stakes, forgets round and workers, and returns the rest of the escrow, whose amount is the result."""
     for identity in sorted(draft.task(task).workers):
         draft.set_worker(task, identity, None)
     entry = draft.task(task)
     draft.pay_from_escrow(task, entry.client, entry.escrow)
-    draft.put_task(replace(draft.task(task), round=None))
-    draft.state = replace(draft.state, open_tasks=tuple(other for other in draft.state.open_tasks if other != task))
+    draft.put_task(replace(draft.task(task), round=None, status=status))
+    draft.state = replace(
+        draft.state,
+        open_tasks=tuple(other for other in draft.state.open_tasks if other != task),
+        ended_tasks=(*draft.state.ended_tasks, task),
+    )
     return entry.escrow

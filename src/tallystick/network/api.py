@@ -284,7 +284,7 @@ class Api:
         name = request.path_params["task"]
         task = self._node.state.tasks.get(name) if is_name(name) else None
         if task is None:
-            raise Refused("no_such_task", f"task {name[:64]}: not on this ledger (yet)")
+            raise Refused("no_such_task", f"task {name[:64]}: not on this ledger (yet, or any more)")
         return task
 
     async def _slices(self, values: Iterable[T], size: int) -> AsyncIterator[list[T]]:

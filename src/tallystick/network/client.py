@@ -28,16 +28,38 @@ def offer_task(task_file: Path, key: Key, validators: Validators, blobs: BlobSto
 
 
 def wait_for_task(task: str, validators: Validators, on_step: Callable[[TaskView], None]) -> TaskView:
-    """Waits until a task is done or expired; `on_step` is called whenever a step was finished."""
+    """Waits until a task is done or expired; `on_step` is called whenever a step was finished.
+
+    Raises:
+        Refused: `not_done`: it is over, and the ledger has forgotten it.
+        UnreachableError
+    """
     seen, after = -1, 0
     while True:
-        view = validators.task(task)
+        view = _task(task, validators)
         if view.step != seen:
             seen = view.step
             on_step(view)
         if view.status != "open":
             return view
         after = max([event.sequence for event in validators.events(after)], default=after)
+
+
+def _task(task: str, validators: Validators) -> TaskView:
+    """A validator that has executed the transaction by which a task is named, and then has no such task, had one: the
+    ledger forgets those that expire without a finished step, and in time all others (`ledger/forgetting.py`)."""
+    try:
+        return validators.task(task)
+    except Refused as refused:
+        if refused.code != "no_such_task" or validators.transaction(task).code != "ok":
+            raise
+    try:
+        return validators.task(task)  # which it may have opened between the two questions
+    except Refused as refused:
+        if refused.code != "no_such_task":
+            raise
+    over = "it expired before a step was finished, and its escrow was returned; or it ended long ago"
+    raise Refused("not_done", f"task {task[:12]}: is over and no longer on the ledger: {over}")
 
 
 def collect_proof(
