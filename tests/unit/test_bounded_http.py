@@ -22,8 +22,8 @@ from tallystick.network.node import Node
 from tallystick.network.serving import http_server, listen_http
 
 ROOM = 100_000
-LONG = "x" * (16 * 2**20)
-"""More than the system takes off our hands."""
+LONG = "x" * (48 * 2**20)
+"""Most of it the system does not take off our hands: about 10 MiB."""
 GET = b"GET /v1/status HTTP/1.1\r\nhost: x\r\n\r\n"
 
 
@@ -33,7 +33,7 @@ class Port:
     def __init__(self, folder: Path, seconds: float, most: int) -> None:
         class Quick(BoundedHttp):
             head_seconds = stall_seconds = seconds
-            most_unread = ROOM
+            most_unread = 2 * len(LONG)
 
         Quick.most = most
         self.node = Node(make_genesis(), folder / "ledger.db")
@@ -264,13 +264,15 @@ def test_a_client_that_does_not_take_its_answer_is_given_up(tmp_path: Path, head
     run(tmp_path, story, seconds=0.3)
 
 
-def test_a_client_that_takes_its_answer_slowly_gets_all_of_it(tmp_path: Path) -> None:
+def test_a_client_that_takes_its_answers_slowly_gets_all_of_them(tmp_path: Path) -> None:
     async def story(port: Port) -> None:
-        port.version = LONG
-        slow, taken = await port.dial(GET), 0
-        while taken < len(LONG):
-            taken += len(await slow.reader.read(2**16))
-            await asyncio.sleep(0.005)  # 256 times: longer than a client that takes nothing has
+        port.version = LONG[: len(LONG) // 3]
+        slow, taken = await port.dial(GET * 2), 0
+        while taken < 2 * len(port.version):
+            data = await slow.reader.read(2**16)
+            assert data, "cut off"
+            taken += len(data)
+            await asyncio.sleep(0.005)  # 512 times: longer than a client that takes nothing has
 
     run(tmp_path, story, seconds=0.3)
 
@@ -293,9 +295,12 @@ def test_all_answers_that_wait_are_bounded_together_and_the_oldest_gives_way(tmp
         port.version = LONG
         oldest = await port.dial(GET)
         await until(lambda: port.unread == 1)
-        newest = await port.dial(GET)
-        await until(lambda: port.asked == 2 and port.unread == 1)
-        assert len((await newest.answer())[1]) > len(LONG)
+        others = [await port.dial(GET)]
+        await until(lambda: port.unread == 2)
+        others.append(await port.dial(GET))
+        await until(lambda: port.asked == 3 and port.unread == 2)
+        for dialed in others:
+            assert len((await dialed.answer())[1]) > len(LONG)
         with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
             await oldest.answer()
 

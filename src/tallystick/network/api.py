@@ -217,8 +217,7 @@ class Api:
         names: list[str] = []
         async for some in self._slices(state.tasks, WALKED):
             names = nsmallest(views.MAX_TASKS, (*names, *(name for name in some if name > after)))
-        async with in_turn(self._slice):
-            return views.task_page(state, names)
+        return views.task_page(state, names)
 
     async def _task(self, request: Request) -> views.TaskView:
         return views.task_view(self._find_task(request))
