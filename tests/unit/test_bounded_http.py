@@ -275,7 +275,7 @@ def test_a_client_that_takes_its_answers_slowly_gets_all_of_them(tmp_path: Path)
             taken += len(data)
             await asyncio.sleep(0.005)  # 512 times: longer than a client that takes nothing has
 
-    run(tmp_path, story, seconds=0.3)
+    run(tmp_path, story, seconds=1)
 
 
 def test_no_answer_is_begun_before_the_one_ahead_of_it_is_taken(tmp_path: Path) -> None:
