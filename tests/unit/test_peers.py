@@ -101,6 +101,14 @@ async def hang_up(writer: asyncio.StreamWriter) -> None:
     await asyncio.gather(writer.wait_closed(), return_exceptions=True)
 
 
+async def says_howdy(key: Key, side: Side, validator: Validator) -> None:
+    """`side`, which is `validator`, still hears whoever comes with `key`."""
+    _, writer = await dial(key, validator)
+    writer.write((5).to_bytes(4) + b"howdy")
+    assert await side.frames(1) == [(key.identity, b"howdy")]
+    await hang_up(writer)
+
+
 def test_frames_arrive_in_order_under_the_identity_that_the_channel_proved() -> None:
     async def scenario(validators: list[Validator]) -> None:
         async with running(Side(A, validators)) as a, running(Side(B, validators)) as b:
@@ -126,10 +134,7 @@ def test_a_peer_with_an_unpinned_certificate_is_refused_and_others_are_still_ser
                 writer.write((5).to_bytes(4) + b"hello")
                 assert await closed(reader)
                 await hang_up(writer)
-            reader, writer = await dial(B, validators[0])
-            writer.write((5).to_bytes(4) + b"howdy")
-            assert await a.frames(1) == [(B.identity, b"howdy")]
-            await hang_up(writer)
+            await says_howdy(B, a, validators[0])
 
     on_loopback(scenario)
 
@@ -214,11 +219,9 @@ def test_strangers_who_say_nothing_give_way_to_those_who_come_later(monkeypatch:
             for reader, _ in silent[:2]:
                 assert await closed(reader)
             assert a.peers.rejections == {"too_many_handshakes": 2}
-            _, writer = await dial(B, validators[0])
-            writer.write((5).to_bytes(4) + b"howdy")
-            assert await a.frames(1) == [(B.identity, b"howdy")]
-            for each in (writer, *(writer for _, writer in silent)):
-                await hang_up(each)
+            await says_howdy(B, a, validators[0])
+            for _, writer in silent:
+                await hang_up(writer)
 
     monkeypatch.setattr(peers, "MAX_HANDSHAKES", 3)
     on_loopback(scenario)
@@ -239,10 +242,7 @@ def test_a_system_that_gives_out_no_connections_is_asked_again() -> None:
             assert set(a.peers.rejections) == {"not_accepted"}
             waiting.close()
             await hang_up(writer)
-            _, writer = await dial(B, validators[0])
-            writer.write((5).to_bytes(4) + b"howdy")
-            assert await a.frames(1) == [(B.identity, b"howdy")]
-            await hang_up(writer)
+            await says_howdy(B, a, validators[0])
 
     on_loopback(scenario)
 

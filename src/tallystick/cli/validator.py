@@ -55,13 +55,13 @@ def init(
     from tallystick.canon.identity import Key, load_key, save_key
     from tallystick.ledger.genesis import ValidatorInfo, chain_id
     from tallystick.network.genesis import read_genesis
-    from tallystick.network.peers import split_address
+    from tallystick.network.peers import http_address, split_address
     from tallystick.network.store import create_store
     from tallystick.network.tls import make_certificate
     from tallystick.network.validator import CARD, CONSENSUS, GENESIS, KEY
 
     chain = chain_id(read_genesis(genesis))
-    for option, given in (("--address", address), ("--url", url.removeprefix("http://").rstrip("/"))):
+    for option, given in (("--address", address), ("--url", http_address(url))):
         try:
             split_address(given)
         except ValueError as error:

@@ -278,6 +278,11 @@ def listen_on(address: str) -> socket.socket:
         raise ListenError(f"{address}: cannot listen there: {error}; is something else listening already?") from None
 
 
+def http_address(url: str) -> str:
+    """`"http://127.0.0.1:26651/"` -> `"127.0.0.1:26651"`."""
+    return url.removeprefix("http://").rstrip("/")
+
+
 def split_address(address: str) -> tuple[str, int]:
     """`"[::1]:26650"` -> `("::1", 26650)`.
 

@@ -10,7 +10,7 @@ import uvicorn
 
 from tallystick.network.api import Api
 from tallystick.network.bounded_http import BoundedHttp
-from tallystick.network.peers import listen_on
+from tallystick.network.peers import http_address, listen_on
 
 SHUTDOWN_SECONDS: Final = 1
 
@@ -60,7 +60,7 @@ def listen_http(url: str) -> socket.socket:
     Raises:
         ListenError
     """
-    listening = listen_on(url.removeprefix("http://").rstrip("/"))
+    listening = listen_on(http_address(url))
     # What it accepts inherits this. Without it the end of an answer waits 40 ms for the client's delayed ACK.
     listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listening
