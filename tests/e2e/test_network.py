@@ -45,9 +45,9 @@ class Net:
     def dial(self, *indices: int) -> Validators:
         return Validators([self.urls[index] for index in indices] or self.urls)
 
-    def start_validator(self, index: int) -> None:
+    def start_validator(self, index: int, *options: str) -> None:
         home = str(self.root / f"validator-{index}")
-        arguments = ("validator", "run", home, "--blobs", self.blobs, "--stop-on-eof")
+        arguments = ("validator", "run", home, "--blobs", self.blobs, "--stop-on-eof", *options)
         self.processes.start(f"validator-{index}", "tallystick.cli.main", *arguments)
 
     def stop(self, name: str) -> None:

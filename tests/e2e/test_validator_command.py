@@ -91,16 +91,21 @@ def test_status_and_metrics_say_where_everybody_is(net: Net) -> None:
 
 
 def test_a_validator_joins_by_the_votes_of_a_quorum_and_leaves_again(net: Net) -> None:
+    """With a new key, funded by somebody else; and others reach it elsewhere than where it listens."""
     folder = net.root / "validator-4"
     port = int(net.urls[0].rsplit(":", 1)[1]) + 20
-    worker = net.root / "worker-0" / "key"  # an identity that has a balance
-    options = ("--genesis", str(net.root / "genesis.json"), "--stake", "50000", "--key", str(worker))
-    where = ("--address", f"127.0.0.1:{port}", "--url", f"http://127.0.0.1:{port + 1}")
+    options = ("--genesis", str(net.root / "genesis.json"), "--stake", "50000")
+    where = ("--address", f"localhost:{port}", "--url", f"http://nowhere.invalid:{port + 1}")
     card = answer("init", str(folder), *options, *where)
     net.urls.append(f"http://127.0.0.1:{port + 1}")
-    net.start_validator(4)
+    net.start_validator(4, "--listen", f"127.0.0.1:{port}", "--listen-http", f"127.0.0.1:{port + 1}")
     net.wait(4)
+    money = ("--key", str(net.root / "client" / "key"), *net.joins[:2])
+    paid = tallystick("transfer", card["identity"], "50000", *money)
+    assert paid.returncode == 0 and paid.stdout.startswith("executed in block ")
     answer("deposit", str(folder), "50000", *net.joins[:2])
+    has = tallystick("balance", card["identity"], *net.joins[:2])
+    assert has.stdout == "balance 0, stake 50000, of which 0 is bound\n", has.stderr
     for index in range(2):
         assert answer("add", home(net, index), card["card"], *net.joins[:2])["code"] == "ok"
     head = httpx.get(f"{net.urls[0]}/v1/status", timeout=10).json()["height"]
@@ -120,11 +125,34 @@ def test_a_validator_joins_by_the_votes_of_a_quorum_and_leaves_again(net: Net) -
 def test_a_rotated_key_is_in_office_without_a_restart_by_hand(net: Net) -> None:
     old = load_key(net.root / "validator-1" / "key").identity
     new = answer("rotate-key", home(net, 1), *net.joins[:2])["identity"]
+    again = answer("rotate-key", home(net, 1), *net.joins[:2])
+    assert again == {"identity": new, "outcome": None}, "before the checkpoint, and it asks for nothing more"
     status = reached(net, 1, lambda status: status["identity"] == new and status["voting"])
     assert status["height"] > 0
     assert load_key(net.root / "validator-1" / "key").identity == new
     assert load_key(net.root / "validator-1" / "key.old").identity == old
     assert net.processes.died() == []
+
+
+def test_money_moves_by_hand_and_mistakes_with_it_are_told(net: Net) -> None:
+    key = ("--key", str(net.root / "worker-0" / "key"))
+    me, join = load_key(net.root / "worker-0" / "key").identity, net.joins[:2]
+    with net.dial() as validators:
+        before = validators.account(me)
+        Sender(load_key(net.root / "worker-0" / "key"), validators).send(Deposit(30))
+        moved = json.loads(tallystick("withdraw", "20", *key, *join, "--json").stdout)
+        assert moved["code"] == "ok"
+        shown = json.loads(tallystick("balance", *key, *join, "--json").stdout)
+        assert (shown["balance"], shown["stake"]) == (before.balance - 10, before.stake + 10)
+    for arguments, said in (
+        (("transfer", me, str(10**12), *key, *join), "insufficient_balance"),
+        (("transfer", me, str(10**30), *key, *join), "should be less than or"),
+        (("transfer", "me", "1", *key, *join), "64 lower-case hex characters"),
+        (("withdraw", "11", *key, *join), "insufficient_stake"),
+        (("balance", *join), "name an identity, or a key file"),
+    ):
+        run = tallystick(*arguments)
+        assert run.returncode == 1 and said in run.stderr and "Traceback" not in run.stderr, run.stderr
 
 
 def test_a_client_with_the_genesis_checks_that_its_transaction_was_committed(net: Net, tmp_path: Path) -> None:
@@ -139,13 +167,14 @@ def test_a_client_with_the_genesis_checks_that_its_transaction_was_committed(net
     assert found["epoch"] >= 1 and len(found["signers"]) >= 3
     told = tallystick("check-transaction", done.hash, *where, *join, "--height", str(done.height))
     assert told.returncode == 0 and f"of block {done.height} of " in told.stdout
-    false = tallystick("check-transaction", "0" * 64, *where, *join, "--height", str(done.height))
-    assert false.returncode == 2 and "not_in_block" in false.stderr
+    elsewhere = tallystick("check-transaction", "0" * 64, *where, *join, "--height", str(done.height))
+    assert elsewhere.returncode == 1 and "is that its height?" in elsewhere.stderr
     unknown = tallystick("check-transaction", "0" * 64, *where, *join)
     assert unknown.returncode == 1 and "another validator" in unknown.stderr
     assert tallystick("init", str(tmp_path / "other"), "--port", "40000").returncode == 0
     other = ("--genesis", str(tmp_path / "other" / "genesis.json"))
-    assert tallystick("check-transaction", done.hash, *other, *join).returncode == 2
+    foreign = tallystick("check-transaction", done.hash, *other, *join)
+    assert foreign.returncode == 1 and "the genesis document is of" in foreign.stderr
 
 
 def test_blocks_are_exported_and_checked_with_the_genesis_alone(net: Net, tmp_path: Path) -> None:

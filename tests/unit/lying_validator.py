@@ -43,6 +43,7 @@ class World:
     raw: dict[str, bytes] = field(default_factory=dict)
     """Replies to whole paths, before all else."""
     asked: list[str] = field(default_factory=list)
+    chain: str = FOUR.chain
     height: int = 10
     most: int = 4
     """Blocks in one reply."""
@@ -55,7 +56,7 @@ class World:
         if path in self.raw:
             return 200, self.raw[path]
         if path == "/v1/status":
-            return 200, msgspec.json.encode(views.Status("", "", "", self.height, 0, 0, "", 0, 0, {}))
+            return 200, msgspec.json.encode(views.Status(self.chain, "", "", self.height, 0, 0, "", 0, 0, {}))
         if path.startswith("/v1/blocks?start="):
             return 200, msgspec.json.encode(views.Blocks(self.page(int(path.rpartition("=")[2]))))
         what, _, rest = path.removeprefix("/v1/").partition("/" if "?" not in path else "?start=")
@@ -80,8 +81,8 @@ def honest_world() -> World:
 
 
 @contextmanager
-def serving(world: World) -> Iterator[Validators]:
-    """Dials a server that gives `world`'s replies."""
+def listening(world: World) -> Iterator[str]:
+    """The URL of a server that gives `world`'s replies."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -94,6 +95,10 @@ def serving(world: World) -> Iterator[Validators]:
             except ConnectionError:
                 return  # the client has read enough
 
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.do_GET()
+
         def log_message(self, *arguments: Any) -> None:
             return
 
@@ -101,9 +106,15 @@ def serving(world: World) -> Iterator[Validators]:
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
     try:
-        with Validators([f"http://127.0.0.1:{server.server_address[1]}"]) as dialed:
-            yield dialed
+        yield f"http://127.0.0.1:{server.server_address[1]}"
     finally:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+@contextmanager
+def serving(world: World) -> Iterator[Validators]:
+    """Dials such a server."""
+    with listening(world) as url, Validators([url]) as dialed:
+        yield dialed

@@ -6,9 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from lying_validator import World, listening
 
 from proof_samples import sample
 from tallystick.cli.main import main
+from tallystick.ledger.transactions import MAX_AMOUNT
 from tallystick.network.task_file import MAX_TASK_FILE_BYTES, TaskFileError, load_task_file
 
 
@@ -16,8 +18,9 @@ def said(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     monkeypatch.setattr(sys, "argv", ["tallystick", *arguments])
     with pytest.raises(SystemExit) as left:
         main()
-    assert isinstance(left.value.code, int)
-    return left.value.code
+    code = left.value.code or 0
+    assert isinstance(code, int)
+    return code
 
 
 @pytest.mark.parametrize(
@@ -33,6 +36,12 @@ def said(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
         (["dispute", "play", "p", "--key", "k", "--join", "h:1"], "k: No such file"),
         (["dispute", "host", "nosuch", "--key", "k"], "k: No such file"),
         (["lab", "consensus", "--planted", "all", "--ledger"], "leave out --ledger"),
+        (["lab", "consensus", "--planted", ""], "no such bug; there are"),
+        (["lab", "consensus", "--seeds", "3.."], "give a first and a last seed"),
+        (["init", "net", "--epoch-length", str(2**20 + 32)], "should be less than or"),
+        (["transfer", "0" * 64, str(MAX_AMOUNT + 1), "--key", "k", "--join", "u"], "should be less than or"),
+        (["transfer", "0" * 64, str(MAX_AMOUNT), "--key", "k", "--join", "u"], "k: No such file"),
+        (["balance", "--join", "u"], "name an identity, or a key file with --key"),
         (["lab", "consensus", "--planted", "all", "--n", "4"], "every seed draws its size; leave out --n"),
         (["lab", "consensus", "--planted", "all", "--jobs", "2"], "leave out --jobs"),
         (["lab", "consensus", "--planted", "all", "--transcript"], "leave out --transcript"),
@@ -82,8 +91,18 @@ def test_a_narrow_terminal_shows_whole_urls(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     assert said(monkeypatch, "validator", "status", "--join", "http://127.0.0.1:1/a/long/path") == 1
-    rows = [line.split("│")[1].strip() for line in capsys.readouterr().out.splitlines() if line.startswith("│")]
+    rows = [line.split()[0] for line in capsys.readouterr().out.splitlines()[1:]]
     assert "".join(rows) == "http://127.0.0.1:1/a/long/path"
+
+
+def test_a_validator_is_one_line_of_eighty_columns(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    with listening(World(height=12_345_678)) as url:
+        assert said(monkeypatch, "validator", "status", "--join", url) == 0
+    row = next(line for line in capsys.readouterr().out.splitlines() if "12345678" in line)
+    assert row.split() == [url, "12345678", "0", "0", "0/0", "0", "0", "votes"]
 
 
 def test_a_task_file_without_end_is_not_read() -> None:

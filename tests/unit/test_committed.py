@@ -2,17 +2,23 @@
 
 from base64 import b64encode
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import msgspec
 import pytest
-from lying_validator import CHANGE, LATER, PAY, STABLE, World, certified, group_at, honest_world, serving
+from lying_validator import CHANGE, LATER, PAY, STABLE, World, certified, group_at, honest_world, listening, serving
 from pbft_cluster import FOUR, KEYS, block_at, certify, content_of, group_of, identities, stable_proof
+from typer.testing import CliRunner
 
 from tallystick.canon.hashing import blob_name
+from tallystick.cli.main import app
 from tallystick.consensus.pbft import Group
 from tallystick.errors import Refused, TallystickError
+from tallystick.ledger.genesis import Agreement, Genesis, ValidatorInfo, dump_genesis
+from tallystick.ledger.transactions import Deposit, sign_transaction
 from tallystick.network.committed import Committed, UnprovenError, check_committed
 from tallystick.network.dial import MAX_BLOCK_REPLY_BYTES, Validators
+from tallystick.network.genesis import first_group
 from tallystick.network.views import MAX_PROOFS, BlockView, Checkpoints
 
 HEIGHT = 6
@@ -54,6 +60,17 @@ def test_a_height_that_the_client_knows_needs_no_word_of_the_validator(validator
     world.where.clear()
     assert check_committed(validators, FOUR, name_at(HEIGHT), HEIGHT).height == HEIGHT
     with pytest.raises(UnprovenError, match="another validator"):
+        check_committed(validators, FOUR, name_at(HEIGHT))
+
+
+def test_a_height_that_is_not_its_own_is_no_lie_of_the_validator(validators: Validators) -> None:
+    with pytest.raises(UnprovenError, match="is that its height"):
+        check_committed(validators, FOUR, name_at(HEIGHT), HEIGHT + 1)
+
+
+def test_a_genesis_document_of_another_network_is_named(validators: Validators, world: World) -> None:
+    world.chain = "another"
+    with pytest.raises(UnprovenError, match="'another', and the genesis document is of 'test'"):
         check_committed(validators, FOUR, name_at(HEIGHT))
 
 
@@ -146,6 +163,34 @@ def test_a_lie_is_refused(validators: Validators, world: World, what: str) -> No
     assert isinstance(caught.value, UnprovenError if silent else Refused)
 
 
+def test_the_command_tells_a_lie_from_a_wrong_question(tmp_path: Path) -> None:
+    infos = tuple(ValidatorInfo(key.identity, "127.0.0.1:1", "", "", 1) for key in KEYS[:4])
+    document = Genesis("test", 0, Agreement(), infos, {})
+    (tmp_path / "genesis.json").write_bytes(dump_genesis(document))
+    group = first_group(document)
+    world = World(chain=group.chain)
+    pay = sign_transaction(KEYS[9], group.chain, 1, Deposit(1))
+
+    def check(*options: str) -> tuple[int, str]:
+        with listening(world) as url:
+            where = ("--genesis", str(tmp_path / "genesis.json"), "--join", url)
+            run = CliRunner().invoke(app, ["check-transaction", blob_name(pay), *where, *options])
+        return run.exit_code, run.output
+
+    world.blocks[1] = certified(1, pay, group=group)
+    world.where[blob_name(pay)] = 1
+    code, said = check()
+    assert code == 0 and "committed: transaction 1 of block 1" in said
+    world.blocks[1] = certified(1, PAY[0], group=group)
+    code, said = check()
+    assert code == 2 and "shows something false" in said and "not_in_block" in said
+    code, said = check("--height", "1")
+    assert code == 1 and "is that its height?" in said
+    world.chain = "another"
+    code, said = check()
+    assert code == 1 and "serves chain 'another'" in said
+
+
 def test_a_history_that_goes_around_in_circles_is_left(validators: Validators, world: World) -> None:
     show_history([CHANGE, *[STABLE] * (MAX_PROOFS - 1)])(world)
     world.blocks[2**40] = world.blocks[HEIGHT]
@@ -154,7 +199,8 @@ def test_a_history_that_goes_around_in_circles_is_left(validators: Validators, w
 
 
 @pytest.mark.parametrize("genesis", [group_of(4, chain="another"), group_of(7)])
-def test_another_genesis_does_not_vouch_for_it(validators: Validators, genesis: Group) -> None:
+def test_another_genesis_does_not_vouch_for_it(validators: Validators, world: World, genesis: Group) -> None:
+    world.chain = genesis.chain
     with pytest.raises(Refused):
         check_committed(validators, genesis, name_at(2))
 

@@ -5,11 +5,14 @@ from dataclasses import dataclass
 import msgspec
 import pytest
 from lying_validator import World, serving
+from pbft_cluster import FOUR, KEYS
 
 from ledger_network import POLICY, name
+from tallystick.canon.hashing import blob_name
 from tallystick.ledger.state import Task
+from tallystick.ledger.transactions import Deposit, sign_transaction
 from tallystick.network import views
-from tallystick.network.dial import UnreachableError
+from tallystick.network.dial import WAIT_MS, Sender, UnreachableError
 
 
 @dataclass
@@ -33,3 +36,19 @@ def test_tasks_are_asked_for_page_by_page_until_there_are_no_more() -> None:
     world = World(raw={f"/v1/tasks?after={after}": msgspec.json.encode(page) for after, page in pages.items()})
     with serving(world) as validators:
         assert validators.tasks() == tasks
+
+
+def test_who_sends_something_is_told_when_it_takes_long() -> None:
+    """The validator took the transaction and then says for as long as it was asked to wait that it is not executed."""
+    key, lines = KEYS[9], list[str]()
+    body = Deposit(1)
+    sent = blob_name(sign_transaction(key, FOUR.chain, 1, body))
+    executed = views.TransactionView(sent, 3, "ok", "")
+    replies = {
+        f"/v1/accounts/{key.identity}": views.AccountView(key.identity, 1, 0, 0, 0),
+        f"/v1/transactions?wait_ms={WAIT_MS}": views.Submitted(sent, None),
+        f"/v1/transactions/{sent}?wait_ms={WAIT_MS}": executed,
+    }
+    with serving(World(raw={path: msgspec.json.encode(reply) for path, reply in replies.items()})) as validators:
+        assert Sender(key, validators, lines.append).send(body) == executed
+    assert lines == [f"transaction {sent[:12]}: not executed after 5 s; waiting for 60 s more"]

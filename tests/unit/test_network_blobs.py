@@ -11,6 +11,7 @@ from tallystick.network.blobs import BlobMissingError, BlobStore
 
 @pytest.fixture
 def store(tmp_path: Path) -> BlobStore:
+    (tmp_path / "blobs").mkdir()
     return BlobStore((tmp_path / "blobs").as_uri())
 
 
@@ -21,11 +22,12 @@ def test_a_blob_comes_back_under_its_hash(store: BlobStore) -> None:
 
 
 def test_a_plain_folder_is_a_store_as_well(tmp_path: Path) -> None:
+    (tmp_path / "plain").mkdir()
     name = BlobStore(str(tmp_path / "plain")).put(b"x")
     assert BlobStore((tmp_path / "plain").as_uri()).get(name, 1) == b"x"
 
 
-@pytest.mark.parametrize("url", ["foo://bar", "{file}"])
+@pytest.mark.parametrize("url", ["foo://bar", "{file}", "{file}-mistyped"])
 def test_a_url_that_is_no_store_is_named(tmp_path: Path, url: str) -> None:
     (tmp_path / "file").touch()
     url = url.format(file=tmp_path / "file")

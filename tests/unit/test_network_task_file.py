@@ -21,6 +21,8 @@ def folder(tmp_path: Path) -> Path:
     for name in ("task.toml", "model.py"):
         (tmp_path / name).write_text((EXAMPLE / name).read_text())
     (tmp_path / "digits.safetensors").write_bytes((EXAMPLE / "digits.safetensors").read_bytes())
+    (tmp_path / "blobs").mkdir()
+    (tmp_path / "others").mkdir()
     return tmp_path
 
 
@@ -32,8 +34,8 @@ def spoil(folder: Path, old: str, new: str, name: str = "task.toml") -> Path:
 
 
 def test_the_same_task_file_makes_the_same_offer_twice(folder: Path) -> None:
-    one = prepare_task(folder / "task.toml", BlobStore(str(folder / "a")))
-    two = prepare_task(folder / "task.toml", BlobStore(str(folder / "b")))
+    one = prepare_task(folder / "task.toml", BlobStore(str(folder / "blobs")))
+    two = prepare_task(folder / "task.toml", BlobStore(str(folder / "others")))
     assert one.offer == two.offer
     assert one.offer.initial_root == state_root(one.initial, 0)
 
@@ -118,7 +120,7 @@ def test_an_error_in_the_model_file_is_told_with_its_line(folder: Path, text: by
 
 def test_a_task_file_that_does_not_exist_is_named(tmp_path: Path) -> None:
     with pytest.raises(TaskFileError, match=r"nowhere\.toml"):
-        prepare_task(tmp_path / "nowhere.toml", BlobStore(str(tmp_path / "blobs")))
+        prepare_task(tmp_path / "nowhere.toml", BlobStore(str(tmp_path)))
 
 
 def test_an_operator_outside_the_arithmetic_is_named_with_its_layer(folder: Path) -> None:

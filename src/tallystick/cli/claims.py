@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from tallystick.cli.network import JOIN, JOIN_ALL
-from tallystick.cli.output import errors, fail, print_json
+from tallystick.cli.output import JSON, errors, fail, print_json, say
 from tallystick.cli.proofs import NONCE_BYTES
 from tallystick.errors import Refused
 
@@ -22,7 +22,7 @@ def claim(
     key: Path = typer.Option(..., "--key", help="Your key file; its account pays."),
     join: list[str] = JOIN,
     commitment: bool = typer.Option(False, "--commitment", help="Anchor what you committed to before training."),
-    json: bool = typer.Option(False, "--json", help="Print JSON."),
+    json: bool = JSON,
 ) -> None:
     """Anchor a proof's digest in the ledger, which shows from then on that you had it at that time.
 
@@ -37,7 +37,7 @@ def claim(
     digest = _commitment(proof) if commitment else _signature(proof)
     with Validators(join) as validators:
         try:
-            Sender(load_key(key), validators).send(Anchor(digest))
+            Sender(load_key(key), validators, say).send(Anchor(digest))
         except Refused as refused:
             if refused.code != "already_anchored":
                 raise
@@ -56,7 +56,7 @@ def resolve(
     second: Path = typer.Argument(help="Proof directory of the other."),
     join: list[str] = JOIN_ALL,
     full: bool = typer.Option(False, "--full", help="Re-execute every segment of both, not a sample."),
-    json: bool = typer.Option(False, "--json", help="Print JSON."),
+    json: bool = JSON,
 ) -> None:
     """Settle who trained first when two parties claim one model, and say why.
 

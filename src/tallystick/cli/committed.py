@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from tallystick.cli.network import JOIN
-from tallystick.cli.output import errors, fail, print_json
+from tallystick.cli.output import JSON, errors, fail, print_json
 from tallystick.errors import Refused
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ def check_transaction(
     genesis: Path = typer.Option(..., "--genesis", help="The network's genesis document, from a source you trust."),
     join: list[str] = JOIN,
     height: int | None = typer.Option(None, "--height", min=1, help="Of its block; if not given, a validator says."),
-    json: bool = typer.Option(False, "--json", help="Print JSON."),
+    json: bool = JSON,
 ) -> None:
     """Check that a transaction was committed, with nothing but the genesis document; one honest validator is enough.
 

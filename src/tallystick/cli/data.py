@@ -6,14 +6,14 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from tallystick.cli.output import errors, fail, print_json
+from tallystick.cli.output import JSON, errors, fail, print_json
 
 data = typer.Typer(no_args_is_help=True, help="Real data sets, in the form that a task trains on.")
 
 
 @data.command("list")
 def list_(
-    json: bool = typer.Option(False, "--json", help="Print JSON."),
+    json: bool = JSON,
 ) -> None:
     """List the data sets that can be fetched, and where each comes from.
 
@@ -39,7 +39,7 @@ def list_(
 def fetch(
     name: str = typer.Argument(help="Data set, as `tallystick data list` names it."),
     out: Path = typer.Option(Path("data"), "--out", help="Folder for NAME.safetensors."),
-    json: bool = typer.Option(False, "--json", help="Print JSON."),
+    json: bool = JSON,
     quiet: bool = typer.Option(False, "--quiet", "-q", help="No progress on standard error."),
 ) -> None:
     """Fetch a data set and write it as one safetensors file: train.x, train.y, test.x, test.y.

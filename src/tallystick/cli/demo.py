@@ -17,7 +17,7 @@ def demo(
     task: Path = typer.Option(TASK, "--task", help="Task file to train."),
     plain: bool = typer.Option(False, "--plain", help="Plain lines instead of a live table."),
 ) -> None:
-    """Watch a model being trained by machines that nobody trusts, two of which cheat and two of which crash.
+    """Watch a model being trained by machines that nobody trusts, two of which cheat and three of which are killed.
 
     Starts 4 validators and 6 workers as processes of their own on this machine, trains on real data, compares the
     result bit for bit with a single-machine run, and verifies the proof. Ends within about a minute.

@@ -114,29 +114,26 @@ def host(
     Example: tallystick dispute host dispute --key referee.key --listen 0.0.0.0:26700
     """
     import asyncio
-    import socket
 
     from tallystick.canon.identity import load_key
     from tallystick.network.disputes.host import Host
-    from tallystick.network.peers import split_address
+    from tallystick.network.peers import listen_on
     from tallystick.proof.dispute.record import terms_of
 
     def told(current: "Game") -> None:
         errors.print(_sentence(current), soft_wrap=True, markup=False)
 
     secret, agreed = load_key(key), _agreed(game)
-    try:
-        listening = socket.create_server(split_address(listen))
-    except (OSError, ValueError) as error:
-        fail(f"--listen {listen}: {error}")
+    listening = listen_on(listen)
 
     async def run() -> "Game":
         there = Host(secret, agreed, terms_of(agreed, *_documents(game)), game / MOVES, told)
-        address, port = listening.getsockname()[:2]
+        address, port = listen.rpartition(":")[0], listening.getsockname()[1]
         errors.print(
             f"each side now runs `tallystick dispute play PROOF --join {address}:{port} --host {secret.identity} "
             "--key KEY`",
             soft_wrap=True,
+            markup=False,  # an address may have brackets
         )
         return await there.run(listening)
 

@@ -29,7 +29,7 @@ def consensus(
     ledger: bool = typer.Option(False, "--ledger", help="Replicate the real ledger, not the lab's small application."),
     json: Path | None = typer.Option(None, help="Where to write the result (docs/simulation.md tells its form)."),
     transcript: bool = typer.Option(False, "--transcript", help="Print what happened, for a single seed."),
-    planted: str = typer.Option("", help="Plant a known bug, or `all` one by one, and tell when it is found."),
+    planted: str | None = typer.Option(None, help="Plant a known bug, or `all` one by one, and tell when it is found."),
 ) -> None:
     """Simulate whole clusters of validators under attack, one seed after another, and check what must hold.
 
@@ -42,7 +42,7 @@ def consensus(
     chosen = _seeds(seeds)
     _require_size(n)
     require_folder("--json", json)
-    if planted:
+    if planted is not None:
         small = "the bugs are looked for with the lab's small application"
         _refuse("--planted", small, {"--ledger": ledger})
         sizes = "each bug is looked for in one process, and every seed draws its size"
@@ -51,7 +51,7 @@ def consensus(
         if chosen.first != chosen.last:
             fail("--transcript: tells the story of a single seed; name it, as in --seeds 7..7")
         _refuse("--transcript", "one process tells a story, on standard output", {"--json": json, "--jobs": jobs != 1})
-    if planted:
+    if planted is not None:
         sys.exit(0 if _find(planted, chosen, json) else 1)
     if transcript:
         sys.exit(0 if _tell(chosen, n or None, ledger) else 1)
@@ -61,9 +61,9 @@ def consensus(
 def _seeds(text: str) -> "Seeds":
     from tallystick.lab.consensus.campaign import Seeds
 
-    first, _, last = text.partition("..")
+    first, dots, last = text.partition("..")
     try:
-        return Seeds(int(first), int(last or first))
+        return Seeds(int(first), int(last if dots else first))
     except ValueError:
         fail(f"--seeds {text}: give a first and a last seed, as in 0..499")
 

@@ -17,6 +17,7 @@ from tallystick.cli import (
     dispute,
     keys,
     lab,
+    money,
     network,
     proofs,
     selftest,
@@ -56,6 +57,9 @@ app.command()(network.init)
 app.command()(network.worker)
 app.command()(network.submit)
 app.command()(network.status)
+app.command()(money.balance)
+app.command()(money.transfer)
+app.command()(money.withdraw)
 app.command()(committed.check_transaction)
 app.command()(train.train)
 app.command()(proofs.verify)

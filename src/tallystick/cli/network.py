@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 from rich.table import Column, Table
 
-from tallystick.cli.output import errors, fail, print_json
+from tallystick.cli.output import JSON, errors, fail, print_json, say
 from tallystick.errors import Refused
 
 if TYPE_CHECKING:
@@ -29,8 +29,12 @@ def init(
     workers: int = typer.Option(3, min=0, max=1000, help="How many funded workers."),
     port: int = typer.Option(26650, min=1024, max=65000, help="First of two consecutive ports for each validator."),
     interval: int = typer.Option(32, min=1, max=64, help="Blocks from one checkpoint to the next."),
-    epoch_length: int = typer.Option(256, min=1, help="Blocks after which the next is primary; whole intervals."),
-    window: int = typer.Option(8, min=1, help="Blocks that a primary works on at a time; at most one interval."),
+    epoch_length: int = typer.Option(
+        256, min=1, max=2**20, help="Blocks after which the next is primary; whole intervals."
+    ),
+    window: int = typer.Option(
+        8, min=1, max=64, help="Blocks that a primary works on at a time; at most one interval."
+    ),
 ) -> None:
     """Make keys, genesis document and blob folder of a network on this machine.
 
@@ -79,6 +83,7 @@ def submit(
     blobs: str = BLOBS,
     out: Path = typer.Option(Path("proof"), "--out", help="Where the proof goes; must not exist or be empty."),
     detach: bool = typer.Option(False, "--detach", help="Print the task's id and return at once; no proof is made."),
+    json: bool = JSON,
 ) -> None:
     """Have a model trained by the network: offers the task, waits for it, writes a proof.
 
@@ -95,9 +100,12 @@ def submit(
         fail(f"{out}: is there already; name another place with --out")
     secret, store = load_key(key), BlobStore(blobs)
     with Validators(join) as validators:
-        name, _ = offer_task(task, secret, validators, store)
-        typer.echo(name)
+        name, _ = offer_task(task, secret, validators, store, say)
+        if not json:
+            typer.echo(name)
         if detach:
+            if json:
+                print_json({"task": name})
             return
         left = f"task {name[:12]} goes on without you, and its escrow stays, but no proof will be written"
         try:
@@ -108,12 +116,14 @@ def submit(
             see = f"see the task with `tallystick status --join {join[0]}`"
             errors.print(f"{left}; {see}", soft_wrap=True, markup=False)
             raise
+    if json:
+        print_json({"task": name, "status": finished.status, "proof": str(out)})
     errors.print(f"proof: {out}; check it with `tallystick verify {out}`", soft_wrap=True)
 
 
 def status(
     join: list[str] = JOIN_ALL,
-    json: bool = typer.Option(False, "--json", help="Print JSON."),
+    json: bool = JSON,
 ) -> None:
     """Show validators, tasks and money, as the named validators see them.
 

@@ -11,8 +11,9 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from tallystick.cli.entry import stop_at_once
+from tallystick.cli.money import MOST
 from tallystick.cli.network import BLOBS, JOIN, JOIN_ALL, STOP_ON_EOF
-from tallystick.cli.output import errors, fail, print_json
+from tallystick.cli.output import JSON, errors, fail, print_json, say, show_outcome
 
 if TYPE_CHECKING:
     from tallystick.ledger.transactions import AnyBody
@@ -29,7 +30,6 @@ validator = typer.Typer(
 )
 
 HOME = typer.Argument(help="The validator's folder: `key`, `genesis.json`, and the databases.")
-JSON = typer.Option(False, "--json", help="Print JSON.")
 
 
 @validator.command()
@@ -38,15 +38,16 @@ def init(
     genesis: Path = typer.Option(..., "--genesis", help="The network's genesis document."),
     address: str = typer.Option(..., "--address", help="`host:port` where other validators reach it."),
     url: str = typer.Option(..., "--url", help="Where it serves HTTP, such as http://203.0.113.7:26651."),
-    stake: int = typer.Option(500_000, min=1, help="What it answers with for its votes."),
+    stake: int = typer.Option(500_000, min=1, max=MOST, help="What it answers with for its votes."),
     key: Path | None = typer.Option(None, "--key", help="An existing key to use; else a new one is made."),
     json: bool = JSON,
 ) -> None:
     """Prepare a validator that is to join a running network: key, genesis document, and a card that says who it is.
 
     Send the card to the operators of the network, who vote with `tallystick validator add`. The identity needs a
-    balance first; `tallystick validator deposit` turns it into the stake. A key that exists may have voted before, so
-    with `--key` the validator is silent for two epochs after it has found the others.
+    balance first, from whoever has one (`tallystick transfer`); `tallystick validator deposit` turns it into the stake.
+    A key that exists may have voted before, so with `--key` the validator is silent for two epochs after it has found
+    the others.
 
     Example: tallystick validator init node-5 --genesis net/genesis.json --address 127.0.0.1:26700 \
 --url http://127.0.0.1:26701
@@ -89,11 +90,18 @@ def run(
     timeout_ms: int = typer.Option(
         1000, "--timeout-ms", min=50, max=600_000, help="Patience with a primary before it is replaced, at first."
     ),
+    listen: str = typer.Option("", "--listen", help="`host:port` to take peers at, if not at its `--address`."),
+    listen_http: str = typer.Option("", "--listen-http", help="The same for HTTP, if not at its `--url`."),
     stop_on_eof: bool = STOP_ON_EOF,
 ) -> None:
     """Run a validator: agrees on blocks, re-runs contributions, attests results. Stops on SIGINT or SIGTERM.
 
-    Example: tallystick validator run net/validator-0 --blobs net/blobs
+    Behind a router or in a container, where others reach it at an address that this machine does not have, say with
+    `--listen` and `--listen-http` where they arrive.
+
+    Examples:
+    tallystick validator run net/validator-0 --blobs net/blobs
+    tallystick validator run node-5 --blobs s3://bucket/blobs --listen 0.0.0.0:26700 --listen-http 0.0.0.0:26701
     """
     stop_at_once()  # until the event loop takes signals over
     import uvloop
@@ -118,7 +126,8 @@ def run(
         errors.print(said, soft_wrap=True)
 
     try:
-        uvloop.run(run_validator(home, blobs, ready, retain=retain, timeout_ms=timeout_ms))
+        where = {"listen": listen, "http": listen_http}
+        uvloop.run(run_validator(home, blobs, ready, **where, retain=retain, timeout_ms=timeout_ms))
     except DamagedError as error:
         fail(str(error), DAMAGED)
     except HaltedError as error:
@@ -155,25 +164,26 @@ def status(join: list[str] = JOIN_ALL, json: bool = JSON) -> None:
 
 
 def _print_status(seen: "dict[str, Status | None]", best: int) -> None:
-    names = ("validator", "identity", "height", "lag", "checkpoint", "epoch/view", "primary", "peers", "pool", "state")
-    table = Table(*(Column(name, overflow="fold") for name in names))  # in a narrow terminal nothing is cut off
+    names = ("height", "lag", "checkpoint", "epoch/view", "peers", "pool", "state")
+    url_column = Column("validator", overflow="fold")  # in a narrow terminal nothing is cut off
+    table = Table(url_column, *names, box=None, pad_edge=False, collapse_padding=True)
     console = Console()
     for url, found in seen.items():
         if found is None:
-            table.add_row(url, "", "", "", "", "", "", "", "", "[red]does not answer[/]")
+            table.add_row(url, "", "", "", "", "", "", "[red]does not answer[/]")
             continue
         state = "votes" if found.voting else "follows"
         state = "fetches a snapshot" if found.transferring else state if found.active else f"{state}, changes its view"
         numbers = (found.height, best - found.height, found.checkpoint, f"{found.epoch}/{found.view}")
-        others = (found.primary[:12], len(found.connected), found.pool, state)
-        table.add_row(url, found.identity[:12], *map(str, (*numbers, *others)))
+        table.add_row(url, *map(str, (*numbers, len(found.connected), found.pool)), state)
     console.print(table)
     for url, found in seen.items():
         if found is None:
             continue
+        console.print(f"{url}: {found.identity[:12]}, its primary {found.primary[:12]}", soft_wrap=True)
         ago = "never" if found.last_view_change_ms is None else f"{_seconds_since(found.last_view_change_ms):.0f} s ago"
         refused = f"{_counts(found.rejections)}; transactions not admitted: {_counts(found.not_admitted)}"
-        console.print(f"{url}: last view change {ago} ({found.view_changes} since its start); refused: {refused}")
+        console.print(f"  last view change {ago} ({found.view_changes} since its start); refused: {refused}")
 
 
 def _counts(by_reason: dict[str, int]) -> str:
@@ -190,7 +200,7 @@ def _seconds_since(time_ms: int) -> float:
 @validator.command()
 def deposit(
     home: Path = HOME,
-    amount: int = typer.Argument(min=1, help="How much of its balance."),
+    amount: int = typer.Argument(min=1, max=MOST, help="How much of its balance."),
     join: list[str] = JOIN,
     json: bool = JSON,
 ) -> None:
@@ -200,7 +210,7 @@ def deposit(
     """
     from tallystick.ledger.transactions import Deposit
 
-    _show_outcome(_send(home, Deposit(amount), join), json)
+    show_outcome(_send(home, Deposit(amount), join), json)
 
 
 @validator.command()
@@ -230,7 +240,7 @@ def add(
         fail(f"{card}: {error}")
     pinned_form(info.identity, info.certificate)
     body = AddValidator(info.identity, info.address, info.url, info.certificate, info.stake)
-    _show_outcome(_send(home, body, join), json)
+    show_outcome(_send(home, body, join), json)
 
 
 @validator.command()
@@ -247,34 +257,40 @@ def remove(
     from tallystick.canon.identity import parse_identity
     from tallystick.ledger.transactions import RemoveValidator
 
-    _show_outcome(_send(home, RemoveValidator(parse_identity(identity, "remove")), join), json)
+    show_outcome(_send(home, RemoveValidator(parse_identity(identity, "remove")), join), json)
 
 
 @validator.command()
 def rotate_key(home: Path = HOME, join: list[str] = JOIN, json: bool = JSON) -> None:
     """Give the validator a new key. The running process changes over by itself at the next checkpoint.
 
-    The new key is `key.next` until then; afterwards it is `key`, and the old one `key.old`.
+    The new key is `key.next` until then; afterwards it is `key`, and the old one `key.old`. Saying it twice before then
+    asks for nothing more.
 
     Example: tallystick validator rotate-key net/validator-0 --join http://127.0.0.1:26651
     """
     from tallystick.canon.identity import Key, load_key, save_key
     from tallystick.ledger.genesis import chain_id
     from tallystick.ledger.transactions import RotateKey, prove_rotation
+    from tallystick.network.dial import Sender, Validators
     from tallystick.network.genesis import read_genesis
     from tallystick.network.tls import make_certificate
     from tallystick.network.validator import GENESIS, NEXT_KEY, key_in_use
 
-    chain, old = chain_id(read_genesis(home / GENESIS)), key_in_use(home).identity
+    chain, key = chain_id(read_genesis(home / GENESIS)), key_in_use(home)
     if not (home / NEXT_KEY).exists():
         save_key(Key.generate(), home / NEXT_KEY)  # before the ledger knows of it: it must not be lost
     new = load_key(home / NEXT_KEY)
-    body = RotateKey(new.identity, make_certificate(new), prove_rotation(new, chain, old))
-    outcome = _send(home, body, join)
+    body = RotateKey(new.identity, make_certificate(new), prove_rotation(new, chain, key.identity))
+    with Validators(join) as validators:
+        listed = any(each.identity == new.identity for each in validators.validators().validators)
+        outcome = None if listed else Sender(key, validators, say).send(body)
     if json:
         print_json({"identity": new.identity, "outcome": outcome})
         return
     typer.echo(new.identity)
+    if listed:
+        errors.print("the ledger knows this key already; it is in office after the next checkpoint", soft_wrap=True)
 
 
 def _send(home: Path, body: "AnyBody", join: list[str]) -> "TransactionView":
@@ -283,14 +299,7 @@ def _send(home: Path, body: "AnyBody", join: list[str]) -> "TransactionView":
 
     key = key_in_use(home)
     with Validators(join) as validators:
-        return Sender(key, validators).send(body)
-
-
-def _show_outcome(outcome: "TransactionView", json: bool) -> None:
-    if json:
-        print_json(outcome)
-    else:
-        typer.echo(f"executed in block {outcome.height}: {outcome.code}, transaction {outcome.hash}")
+        return Sender(key, validators, say).send(body)
 
 
 # ---- files

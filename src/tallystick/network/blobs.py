@@ -36,11 +36,8 @@ class BlobStore:
         self._filesystem: Any = filesystem
         self._root: str = root.rstrip("/")
         self._local = "file" in filesystem.protocol
-        if self._local:
-            try:
-                os.makedirs(self._root, exist_ok=True)
-            except FileExistsError:
-                raise BlobMissingError(f"blob store {url}: is a file; name a folder") from None
+        if self._local and not os.path.isdir(self._root):  # a mistyped one would be empty, and wait for blobs forever
+            raise BlobMissingError(f"blob store {url}: no such folder; make it, or name the one that the network uses")
 
     def put(self, data: bytes) -> str:
         """Stores `data` and returns its name. A blob that is there already is not written again."""

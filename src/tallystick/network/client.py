@@ -17,14 +17,16 @@ from tallystick.proof.recorder import Recorder, Run
 Progress = Callable[[int, int], None]
 
 
-def offer_task(task_file: Path, key: Key, validators: Validators, blobs: BlobStore) -> tuple[str, PreparedTask]:
-    """Traces and stores a task, opens it on the ledger and returns its id.
+def offer_task(
+    task_file: Path, key: Key, validators: Validators, blobs: BlobStore, told: Callable[[str], None] = lambda line: None
+) -> tuple[str, PreparedTask]:
+    """Traces and stores a task, opens it on the ledger and returns its id. `told` hears of it when that takes long.
 
     Raises:
         TaskFileError, TraceError, Refused, UnreachableError
     """
     prepared = prepare_task(task_file, blobs)
-    return Sender(key, validators).send(prepared.offer).hash, prepared
+    return Sender(key, validators, told).send(prepared.offer).hash, prepared
 
 
 def wait_for_task(task: str, validators: Validators, on_step: Callable[[TaskView], None]) -> TaskView:

@@ -52,9 +52,13 @@ def check_committed(validators: Validators, genesis: Group, transaction: str, he
 
     Raises:
         Refused: something that it shows does not hold.
-        UnprovenError: it does not show enough.
+        UnprovenError: it does not show enough, or something else than was asked for: it serves another chain, or the
+            block at `height` is another's.
         UnreachableError
     """
+    serves = validators.status().chain
+    if serves != genesis.chain:
+        raise UnprovenError(f"serves chain {serves[:80]!r}, and the genesis document is of {genesis.chain!r}")
     try:
         where = validators.transaction(transaction).height if height is None else height
         shown = validators.block(where)
@@ -74,9 +78,10 @@ def check_committed(validators: Validators, genesis: Group, transaction: str, he
             signers = tuple(open_vote(group.chain, vote)[0] for vote in votes_in(shown.certificate))
             voters = len(group.validators)
             return Committed(group.chain, transaction, where, number, opened.sender, kind, group.epoch, signers, voters)
-    raise Refused(
-        "not_in_block", f"transaction {transaction[:12]}: not among the {len(block.transactions)} of block {where}"
-    )
+    absent = f"transaction {transaction[:12]}: not among the {len(block.transactions)} of block {where}"
+    if height is not None:
+        raise UnprovenError(f"{absent}, which a quorum committed; is that its height?")
+    raise Refused("not_in_block", absent)
 
 
 def _trust_up_to(validators: Validators, genesis: Group, height: int) -> ChainOfTrust:

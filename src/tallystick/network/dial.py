@@ -1,7 +1,7 @@
 """How workers and clients reach validators: over HTTP, dialing out only, the next validator when one fails."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Final, TypeVar
 
@@ -224,10 +224,14 @@ class Validators:
 
 
 class Sender:
-    """Signs transactions of one identity, one at a time, each with the next nonce."""
+    """Signs transactions of one identity, one at a time, each with the next nonce.
 
-    def __init__(self, key: Key, validators: Validators) -> None:
-        self._key, self._validators = key, validators
+    Args:
+        told: called with a line for people when execution takes long.
+    """
+
+    def __init__(self, key: Key, validators: Validators, told: Callable[[str], None] = lambda line: None) -> None:
+        self._key, self._validators, self._told = key, validators, told
         self._chain: str | None = None
         self._nonce: int | None = None
         """Of the last transaction; None when the ledger must be asked."""
@@ -249,7 +253,11 @@ class Sender:
         """
         transaction = self.sign(body)
         try:
-            outcome = self._validators.submit(transaction) or self._validators.outcome(transaction)
+            outcome = self._validators.submit(transaction)
+            if outcome is None:
+                long = f"not executed after {WAIT_MS / 1000:.0f} s; waiting for {EXECUTION_SECONDS:.0f} s more"
+                self._told(f"transaction {blob_name(transaction)[:12]}: {long}")
+                outcome = self._validators.outcome(transaction)
         except TallystickError:
             self._nonce = None
             raise

@@ -71,11 +71,15 @@ def fetch_export(validators: Validators, genesis: Group, out: Path) -> Header:
         Refused: there are none, or what is shown does not hold; then nothing is left behind.
         UnreachableError
     """
-    trust, checkpoints, height = ChainOfTrust(genesis), list[bytes](), validators.status().height
+    status = validators.status()
+    if status.chain != genesis.chain:
+        what = f"serves chain {status.chain[:80]!r}, and the genesis document is of {genesis.chain!r}"
+        raise Refused("wrong_chain", f"the validator {what}")
+    trust, checkpoints = ChainOfTrust(genesis), list[bytes]()
     for proof in validators.checkpoints():
         trust.extend(proof)
         checkpoints.append(proof)
-    oldest, last = validators.blocks(1)[:1], min(height, trust.proven)
+    oldest, last = validators.blocks(1)[:1], min(status.height, trust.proven)
     first = decode_block(oldest[0].block).height if oldest else last + 1
     if not 1 <= first <= last:
         raise Refused("no_such_block", "the validator holds no blocks that its checkpoints prove")
@@ -114,24 +118,31 @@ def check_export(path: Path, genesis: Group) -> Checked:
     Raises:
         Refused: the first thing that does not hold.
     """
-    with path.open("rb") as file:
-        if file.read(len(MAGIC)) != MAGIC:
-            raise Refused("malformed", f"{path}: not an export of blocks")
-        header: Header = from_bytes(_read(file, MAX_HEADER_BYTES), Header, limit=MAX_HEADER_BYTES, what="header")
-        if header.chain != genesis.chain:
-            raise Refused("wrong_chain", f"{path}: of chain {header.chain}, the genesis document is of {genesis.chain}")
-        if not 1 <= header.first <= header.last:
-            named = f"its header names blocks {header.first} to {header.last}"
-            raise Refused("malformed", f"{path}: {named}; an export holds at least one block, and none below 1")
-        transactions, trust = 0, ChainOfTrust(genesis, header.checkpoints)
-        for height in range(header.first, header.last + 1):
-            record = _read(file, MAX_RECORD_BYTES)
-            what = f"block {height}"
-            certified: CertifiedBlock = from_bytes(record, CertifiedBlock, limit=MAX_RECORD_BYTES, what=what)
-            block, _ = trust.verify_block(height, certified.block, certified.certificate)
-            transactions += len(block.transactions)
-        if file.read(1):
-            raise Refused("malformed", f"{path}: goes on after block {header.last}")
+    try:
+        with path.open("rb") as file:
+            return _check_file(file, genesis)
+    except Refused as refused:
+        raise Refused(refused.code, f"{path}: {refused.reason}") from None
+
+
+def _check_file(file: BinaryIO, genesis: Group) -> Checked:
+    if file.read(len(MAGIC)) != MAGIC:
+        raise Refused("malformed", "not an export of blocks")
+    header: Header = from_bytes(_read(file, MAX_HEADER_BYTES), Header, limit=MAX_HEADER_BYTES, what="header")
+    if header.chain != genesis.chain:
+        raise Refused("wrong_chain", f"of chain {header.chain}, the genesis document is of {genesis.chain}")
+    if not 1 <= header.first <= header.last:
+        named = f"its header names blocks {header.first} to {header.last}"
+        raise Refused("malformed", f"{named}; an export holds at least one block, and none below 1")
+    transactions, trust = 0, ChainOfTrust(genesis, header.checkpoints)
+    for height in range(header.first, header.last + 1):
+        record = _read(file, MAX_RECORD_BYTES)
+        what = f"block {height}"
+        certified: CertifiedBlock = from_bytes(record, CertifiedBlock, limit=MAX_RECORD_BYTES, what=what)
+        block, _ = trust.verify_block(height, certified.block, certified.certificate)
+        transactions += len(block.transactions)
+    if file.read(1):
+        raise Refused("malformed", f"goes on after block {header.last}")
     return Checked(header.chain, header.first, header.last, transactions, trust.changes)
 
 
@@ -142,8 +153,8 @@ def _write(file: BinaryIO, data: bytes) -> None:
 def _read(file: BinaryIO, limit: int) -> bytes:
     size = int.from_bytes(file.read(LENGTH_BYTES))
     if not 0 < size <= limit:
-        raise Refused("malformed", f"{file.name}: a record of {size} bytes, not 1 to {limit}; is the file whole?")
+        raise Refused("malformed", f"a record of {size} bytes, not 1 to {limit}; is the file whole?")
     data = file.read(size)
     if len(data) < size:
-        raise Refused("truncated", f"{file.name}: ends {size - len(data)} bytes early; fetch it again")
+        raise Refused("truncated", f"ends {size - len(data)} bytes early; fetch it again")
     return data

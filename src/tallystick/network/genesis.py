@@ -1,10 +1,13 @@
 """The genesis document as a file, and as what consensus starts from."""
 
 from pathlib import Path
+from typing import Final
 
 from tallystick.consensus.pbft import Group, Parameters
 from tallystick.errors import Refused, TallystickError
 from tallystick.ledger.genesis import MAX_GENESIS_BYTES, Genesis, chain_id, load_genesis
+
+WAY_OUT: Final = "copy the one of the network, or make a network with `tallystick init`"
 
 
 class GenesisFileError(TallystickError):
@@ -16,16 +19,17 @@ def read_genesis(path: Path) -> Genesis:
 
     Raises:
         GenesisFileError: it cannot be read.
-        Refused: it is not a genesis document, or not one that validators can agree under.
+        Refused: it is not a genesis document, or not one that validators can agree under; the message names `path`.
     """
     try:
         if path.stat().st_size > MAX_GENESIS_BYTES:
-            raise Refused("too_large", f"{path}: over {MAX_GENESIS_BYTES} bytes")
+            raise Refused("too_large", f"over {MAX_GENESIS_BYTES} bytes")
         genesis = load_genesis(path.read_bytes())
+        first_group(genesis)
     except OSError as error:
-        reason = "copy the one of the network, or make a network with `tallystick init`"
-        raise GenesisFileError(f"{path}: {error.strerror}; {reason}") from None
-    first_group(genesis)
+        raise GenesisFileError(f"{path}: {error.strerror}; {WAY_OUT}") from None
+    except Refused as refused:
+        raise Refused(refused.code, f"{path}: {refused.reason}; {WAY_OUT}") from None
     return genesis
 
 

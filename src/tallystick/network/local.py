@@ -10,7 +10,7 @@ from typing import Final
 
 from tallystick.canon.identity import Key, save_key
 from tallystick.errors import TallystickError
-from tallystick.ledger.genesis import Agreement, Genesis, ValidatorInfo, chain_id, dump_genesis
+from tallystick.ledger.genesis import Agreement, Genesis, ValidatorInfo, chain_id, dump_genesis, load_genesis
 from tallystick.network.genesis import first_group
 from tallystick.network.store import create_store
 from tallystick.network.tls import make_certificate
@@ -106,11 +106,11 @@ def make_network(
     others, buyer = [Key.generate() for _ in range(workers)], Key.generate()
     balances = {key.identity: WORKER_BALANCE for key in others} | {buyer.identity: CLIENT_BALANCE}
     genesis = Genesis("local", now_ms, agreement, tuple(infos), balances)
-    first_group(genesis)  # before anything is written
+    document = dump_genesis(genesis)
+    first_group(load_genesis(document))  # before anything is written
     nodes = [_member(root, f"validator-{i}", key, url) for i, (key, url) in enumerate(zip(keys, urls, strict=True))]
     members = [_member(root, f"worker-{i}", key) for i, key in enumerate(others)]
     client = _member(root, "client", buyer)
-    document = dump_genesis(genesis)
     for home in (root, *(node.home for node in nodes)):
         (home / GENESIS).write_bytes(document)
     for node in nodes:  # of keys that are new, so they have never voted

@@ -6,6 +6,7 @@ channel that broke are forgotten.
 """
 
 import asyncio
+import errno
 import random
 import socket
 import ssl
@@ -32,6 +33,11 @@ LAST_RETRY_SECONDS: Final = 1.0
 """Waits between attempts double from the first to the last; each is cut by up to half, at random, so that validators
 which lost one another at one moment do not come back at one moment. A channel that held for less than the last is an
 attempt that failed: each costs both a handshake, and us all that we tell a peer that was away."""
+
+WAYS_OUT: Final = {
+    errno.EADDRINUSE: "something else is listening already; stop it, or listen elsewhere",
+    errno.EADDRNOTAVAIL: "this machine has no such address; listen at one that it has, such as 0.0.0.0",
+}
 
 
 class ListenError(TallystickError):
@@ -274,8 +280,11 @@ def listen_on(address: str) -> socket.socket:
         host, port = split_address(address)
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family, backlog=BACKLOG)
-    except (OSError, ValueError) as error:
-        raise ListenError(f"{address}: cannot listen there: {error}; is something else listening already?") from None
+    except ValueError as error:
+        raise ListenError(f"{address}: cannot listen there: {error}") from None
+    except OSError as error:
+        way = WAYS_OUT.get(error.errno or 0, "listen elsewhere")
+        raise ListenError(f"{address}: cannot listen there: {error.strerror}; {way}") from None
 
 
 def http_address(url: str) -> str:

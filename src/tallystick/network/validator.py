@@ -80,6 +80,8 @@ async def run_validator(
     blobs: str,
     on_ready: Callable[[views.Status], None],
     *,
+    listen: str = "",
+    http: str = "",
     retain: int = RETAIN_BLOCKS,
     timeout_ms: int = TIMEOUT_MS,
 ) -> None:
@@ -88,6 +90,8 @@ async def run_validator(
     Args:
         blobs: fsspec URL of the network's blobs.
         on_ready: called when requests are accepted.
+        listen: `host:port` for peers, and
+        http: for requests, where they are not those by which others reach it.
         retain: how many blocks are kept below the last stable checkpoint, if consensus needs no more.
         timeout_ms: patience with the first primary of an epoch.
 
@@ -99,8 +103,9 @@ async def run_validator(
     genesis = read_genesis(home / GENESIS)
     while True:
         key = own_key(home, genesis)
-        with listen_http(read_card(home, genesis, key.identity).url) as listening:
-            process = _Process(home, genesis, key, retain, timeout_ms, on_ready)
+        card = read_card(home, genesis, key.identity)
+        with listen_http(http or card.url) as listening:
+            process = _Process(home, genesis, key, listen or card.address, retain, timeout_ms, on_ready)
             try:
                 await process.serve(listening, BlobStore(blobs))
             except BaseException:
@@ -167,6 +172,7 @@ class _Process:
         home: Path,
         genesis: Genesis,
         key: Key,
+        listen: str,
         retain: int,
         timeout_ms: int,
         on_ready: Callable[[views.Status], None],
@@ -196,7 +202,7 @@ class _Process:
                 listening=lambda: self._on_ready(self._status()),
                 jitter=jitter,
             )
-            first, listen = first_group(genesis), read_card(home, genesis, key.identity).address
+            first = first_group(genesis)
             self._engine = PbftEngine(
                 key, first, self._node, self._store, shell, listen=listen, timeout_ms=timeout_ms, metrics=self._metrics
             )
