@@ -145,6 +145,21 @@ def test_what_gathers_is_written_before_it_is_a_megabyte(tmp_path: Path) -> None
     assert found == net.state.events and journal._gathered == 0
 
 
+def test_old_events_go_with_a_snapshot_and_the_newest_stay(tmp_path: Path) -> None:
+    net = Network()
+    journal = Journal(tmp_path / "ledger.db", kept_events=100)
+    while net.state.height < SNAPSHOT_INTERVAL:
+        anchors = [Anchor(name(f"{net.state.height} {i}")) for i in range(3)]
+        keep(journal, net.block(*[net.sign(CLIENT, anchor) for anchor in anchors]))
+    last = net.state.events
+    assert last == 3 * SNAPSHOT_INTERVAL and [each.sequence for each in journal.events(0)] == list(range(93, last + 1))
+    keep(journal, net.block(net.sign(CLIENT, Anchor(name("later")))))
+    assert journal.events(last)[0].sequence == last + 1
+    journal.close(net.state)
+    with opened(tmp_path / "ledger.db") as again:
+        assert len(again.events(0)) == 100
+
+
 def rows_on_disk(path: Path) -> int:
     """Counted in a copy, since one process holds the file."""
     with TemporaryDirectory() as folder:

@@ -33,6 +33,7 @@ MAX_EVENTS: Final = 1000
 MAX_EVENT_BYTES: Final = 2**20
 """and most bytes of them, but for one: each is smaller than that."""
 KEPT_RESULTS: Final = 100_000
+KEPT_EVENTS: Final = 100_000
 GATHERED_BYTES: Final = 2**20
 """Most that waits in memory to be written: little enough for a turn of the engine."""
 ROW_BYTES: Final = 64
@@ -65,15 +66,16 @@ class Journal:
     """Owns one SQLite file; used from one thread.
 
     Args:
-        kept_results: how many of the newest results can be looked up.
+        kept_results: how many of the newest results can be looked up,
+        kept_events: and of the newest events, at least; older ones go with the next snapshot.
 
     Raises:
         DamagedError: the file does not hold what was written to it; also from every method.
         StoreError: it cannot be opened.
     """
 
-    def __init__(self, path: Path, kept_results: int = KEPT_RESULTS) -> None:
-        self.path, self._kept = path, kept_results
+    def __init__(self, path: Path, kept_results: int = KEPT_RESULTS, kept_events: int = KEPT_EVENTS) -> None:
+        self.path, self._kept, self._kept_events = path, kept_results, kept_events
         with blaming(path):
             self._db = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
         try:
@@ -165,7 +167,7 @@ class Journal:
         return TransactionView(transaction, *outcome) if outcome else None
 
     def events(self, after: int) -> list[EventView]:
-        """Events with a number above `after`, oldest first; a page of them."""
+        """Events with a number above `after` that are still here, oldest first; a page of them."""
         with blaming(self.path):
             if self._events:
                 self._write()
@@ -192,6 +194,7 @@ class Journal:
             count = self._rows + len(self._results)
             if state is not None:
                 count -= self._forget_results()
+                self._db.execute("DELETE FROM event WHERE sequence <= ?", (state.events - self._kept_events,))
                 self._snapshot(state, count)
         self._rows, self._results, self._events, self._gathered = count, [], [], 0
 

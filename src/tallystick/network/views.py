@@ -224,6 +224,17 @@ class TaskWork(msgspec.Struct, frozen=True):
     items: list[WorkItem]
 
 
+class Offer(msgspec.Struct, frozen=True):
+    """An open task, as far as a worker needs to know it to decide whether to take part."""
+
+    id: str
+    steps: int
+    micro_batches: int
+    reward: int
+    stake: int
+    """What it must have at stake."""
+
+
 class Work(msgspec.Struct, frozen=True):
     """Everything that concerns one worker; `mark` changes when any of it does."""
 
@@ -231,8 +242,8 @@ class Work(msgspec.Struct, frozen=True):
     height: int
     account: AccountView
     enrolled: list[TaskWork]
-    open_tasks: list[TaskView]
-    """Tasks that the worker is not in."""
+    open_tasks: list[Offer]
+    """Those that the worker is not in."""
 
 
 class EventView(msgspec.Struct, frozen=True):
@@ -326,7 +337,11 @@ def _step_view(task: Task, step: int) -> StepView:
 def work(state: State, identity: str) -> Work:
     tasks = [state.tasks[task] for task in state.open_tasks]
     enrolled = [_task_work(task, identity) for task in tasks if identity in task.workers]
-    others = [task_view(task) for task in tasks if identity not in task.workers]
+    others = [
+        Offer(task.id, task.steps, task.micro_batches, task.reward, task.policy.stake)
+        for task in tasks
+        if identity not in task.workers
+    ]
     # What must wake a waiting worker; heights and other workers' progress must not.
     mark = [(t.task, t.step, t.standing, [(i.micro_batch, i.phase) for i in t.items]) for t in enrolled]
     key = msgspec.json.encode([mark, [task.id for task in others]])
