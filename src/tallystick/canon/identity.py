@@ -107,7 +107,7 @@ def load_key(path: Path) -> Key:
         raise KeyFileError(f"{path}: mode {mode:04o} lets others read the key; run `chmod 600 {path}`")
     match = KEY_FILE.fullmatch(data)
     if match is None:
-        raise KeyFileError(f"{path}: not a tallystick key file")
+        raise KeyFileError(f"{path}: not a tallystick key file; make one with `tallystick keygen`, under another name")
     return Key.from_seed(bytes.fromhex(match[1].decode()))
 
 

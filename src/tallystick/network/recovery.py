@@ -55,7 +55,7 @@ def _damage_of_log(home: Path, chain: str, identity: str) -> str:
         with closing(Store(home / CONSENSUS, chain, identity)) as store:
             store.check()
     except DamagedError as error:
-        return str(error)
+        return error.damage
     return ""
 
 
@@ -66,7 +66,7 @@ def _damage_of_ledger(home: Path, genesis: Genesis, identity: str) -> str:
     try:
         node = Node(genesis, home / LEDGER)
     except DamagedError as error:
-        return str(error)
+        return error.damage
     node.journal.abandon()
     if node.height > height:
         return f"{home / LEDGER}: at block {node.height}, the log of consensus ends at {height}"

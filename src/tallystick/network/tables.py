@@ -69,7 +69,8 @@ class DamagedError(StoreError):
     """The file is not what was written: what this validator signed is not known for sure any more."""
 
     def __init__(self, path: Path | str, what: str) -> None:
-        super().__init__(f"{path}: {what}; not voting. Run `tallystick validator recover {Path(path).parent}`")
+        self.damage = f"{path}: {what}"
+        super().__init__(f"{self.damage}; not voting. Run `tallystick validator recover {Path(path).parent}`")
 
 
 class Summary(msgspec.Struct, array_like=True):
