@@ -82,14 +82,11 @@ class CometLedger:
 
 
 def _answer(state: State, path: str) -> Any:
-    """What `path` names in the state; the paths are those of the HTTP face (`network/api.py`)."""
+    """What `path` names in the state; the paths are those of the HTTP face (`network/api.py`), which also answers what
+    takes long to put together: here blocks would wait for it."""
     match path.strip("/").split("/"):
         case ["accounts", identity] if is_name(identity):
             return views.account_view(identity, state.accounts.get(identity, Account()))
-        case ["money"]:
-            return views.money(state, views.held_by(state.accounts.values()))
-        case ["tasks"]:
-            return [views.task_view(task) for _, task in sorted(state.tasks.items())]
         case ["tasks", name] if name in state.tasks:
             return views.task_view(state.tasks[name])
         case ["anchors", name] if name in state.anchors:
