@@ -41,6 +41,12 @@ def said(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
         (["init", "net", "--epoch-length", str(2**20 + 32)], "should be less than or"),
         (["transfer", "0" * 64, str(MAX_AMOUNT + 1), "--key", "k", "--join", "u"], "should be less than or"),
         (["transfer", "0" * 64, str(MAX_AMOUNT), "--key", "k", "--join", "u"], "k: No such file"),
+        (
+            ["check-transaction", "0" * 64, "--genesis", "g", "--join", "u", "--height", "9" * 26],
+            "should be less than or",
+        ),
+        (["balance", "0" * 64, "--join", "http://[::1"], "no URL"),
+        (["validator", "deposit", "nohome", "5", "--join", "u"], "nohome: no such folder"),
         (["balance", "--join", "u"], "name an identity, or a key file with --key"),
         (["lab", "consensus", "--planted", "all", "--n", "4"], "every seed draws its size; leave out --n"),
         (["lab", "consensus", "--planted", "all", "--jobs", "2"], "leave out --jobs"),
@@ -92,7 +98,7 @@ def test_a_narrow_terminal_shows_whole_urls(
     monkeypatch.setenv("COLUMNS", "80")
     assert said(monkeypatch, "validator", "status", "--join", "http://127.0.0.1:1/a/long/path") == 1
     rows = [line.split()[0] for line in capsys.readouterr().out.splitlines()[1:]]
-    assert "".join(rows) == "http://127.0.0.1:1/a/long/path"
+    assert "".join(rows) == "127.0.0.1:1/a/long/path"
 
 
 def test_a_validator_is_one_line_of_eighty_columns(
@@ -102,7 +108,7 @@ def test_a_validator_is_one_line_of_eighty_columns(
     with listening(World(height=12_345_678)) as url:
         assert said(monkeypatch, "validator", "status", "--join", url) == 0
     row = next(line for line in capsys.readouterr().out.splitlines() if "12345678" in line)
-    assert row.split() == [url, "12345678", "0", "0", "0/0", "0", "0", "votes"]
+    assert row.split() == [url.removeprefix("http://"), "12345678", "0", "0", "0/0", "0", "0", "votes"]
 
 
 def test_a_task_file_without_end_is_not_read() -> None:

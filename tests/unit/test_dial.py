@@ -4,15 +4,16 @@ from dataclasses import dataclass
 
 import msgspec
 import pytest
-from lying_validator import World, serving
+from lying_validator import World, listening, serving
 from pbft_cluster import FOUR, KEYS
 
 from ledger_network import POLICY, name
 from tallystick.canon.hashing import blob_name
+from tallystick.errors import Refused
 from tallystick.ledger.state import Task
 from tallystick.ledger.transactions import Deposit, sign_transaction
 from tallystick.network import views
-from tallystick.network.dial import WAIT_MS, Sender, UnreachableError
+from tallystick.network.dial import WAIT_MS, Sender, UnreachableError, Validators
 
 
 @dataclass
@@ -52,3 +53,38 @@ def test_who_sends_something_is_told_when_it_takes_long() -> None:
     with serving(World(raw={path: msgspec.json.encode(reply) for path, reply in replies.items()})) as validators:
         assert Sender(key, validators, lines.append).send(body) == executed
     assert lines == [f"transaction {sent[:12]}: not executed after 5 s; waiting for 60 s more"]
+
+
+def test_who_is_stopped_while_waiting_is_told_that_it_may_still_happen() -> None:
+    lines: list[str] = []
+
+    def interrupted(line: str) -> None:
+        lines.append(line)
+        if len(lines) == 1:
+            raise KeyboardInterrupt
+
+    key = KEYS[9]
+    replies = {
+        f"/v1/accounts/{key.identity}": views.AccountView(key.identity, 1, 0, 0, 0),
+        f"/v1/transactions?wait_ms={WAIT_MS}": views.Submitted("0" * 64, None),
+    }
+    world = World(raw={path: msgspec.json.encode(reply) for path, reply in replies.items()})
+    with serving(world) as validators, pytest.raises(KeyboardInterrupt):
+        Sender(key, validators, interrupted).send(Deposit(1))
+    assert "may still be executed" in lines[1]
+
+
+def test_what_is_no_validator_is_passed_over_for_one_that_is() -> None:
+    with listening(World(raw={"/v1/status": b"<html>"})) as other, listening(World()) as url:
+        with Validators([other, url]) as validators:
+            assert validators.status().chain == FOUR.chain
+        with Validators([other]) as validators, pytest.raises(Refused, match="not a validator's reply"):
+            validators.status()
+        with Validators([other, other]) as validators, pytest.raises(UnreachableError, match="not a validator's reply"):
+            validators.status()
+
+
+@pytest.mark.parametrize("url", ["http://[::1", "http://host:port"])
+def test_what_is_no_url_is_named(url: str) -> None:
+    with pytest.raises(UnreachableError, match="no URL"):
+        Validators([url])

@@ -27,11 +27,11 @@ def test_a_plain_folder_is_a_store_as_well(tmp_path: Path) -> None:
     assert BlobStore((tmp_path / "plain").as_uri()).get(name, 1) == b"x"
 
 
-@pytest.mark.parametrize("url", ["foo://bar", "{file}", "{file}-mistyped"])
+@pytest.mark.parametrize("url", ["foo://bar", "{file}", "{file}-mistyped", ""])
 def test_a_url_that_is_no_store_is_named(tmp_path: Path, url: str) -> None:
     (tmp_path / "file").touch()
     url = url.format(file=tmp_path / "file")
-    with pytest.raises(BlobMissingError, match=f"blob store {url}: "):
+    with pytest.raises(BlobMissingError, match=f"blob store {url}: " if url else "is empty"):
         BlobStore(url)
 
 

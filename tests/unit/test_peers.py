@@ -311,10 +311,15 @@ class Listener(asyncio.Protocol):
         self._heard.put_nowait(data)
 
 
-def test_a_validator_that_answers_at_anothers_address_is_not_talked_to() -> None:
+@pytest.mark.parametrize("code", ["changed_key", "wrong_peer"])
+def test_a_validator_that_answers_at_anothers_address_is_not_talked_to(code: str) -> None:
+    """It has had the other key before, if both are listed there."""
+
     async def scenario(validators: list[Validator]) -> None:
         here, there = validators
-        misled = Side(A, [here, Validator(KEYS[2].identity, there.address, make_certificate(KEYS[2])), there])
+        name = "localhost" if code == "wrong_peer" else "127.0.0.1"
+        address = f"{name}:{split_address(there.address)[1]}"
+        misled = Side(A, [here, Validator(KEYS[2].identity, address, make_certificate(KEYS[2])), there])
         heard: asyncio.Queue[bytes] = asyncio.Queue()
         context, loop = server_context(B, [here.certificate]), asyncio.get_running_loop()
         server = await loop.create_server(lambda: Listener(heard), *split_address(there.address), ssl=context)
@@ -323,7 +328,7 @@ def test_a_validator_that_answers_at_anothers_address_is_not_talked_to() -> None
                 assert await misled.reached.get() == B.identity
                 while not misled.peers.rejections:  # noqa: ASYNC110  # nothing tells
                     await asyncio.sleep(0)
-                assert set(misled.peers.rejections) == {"wrong_peer"}
+                assert set(misled.peers.rejections) == {code}
                 assert misled.peers.connected == (B.identity,)
                 misled.peers.broadcast(b"x")
                 misled.peers.flush()
@@ -596,6 +601,13 @@ def test_no_key_material_stays_on_disk(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_addresses_are_host_and_port() -> None:
     assert split_address("[::1]:26650") == ("::1", 26650)
-    for wrong in ("localhost", ":1", "host:", "host:x", "host:70000"):
+    for wrong in ("localhost", ":1", "host:", "host:x", "host:70000", "::1:26650", "[::1", "[::1:1"):
         with pytest.raises(ValueError, match="host:port"):
             split_address(wrong)
+
+
+def test_the_address_of_all_is_that_of_both_families() -> None:
+    with listen_on("[::]:0") as listening:
+        port = listening.getsockname()[1]
+        for host in ("127.0.0.1", "::1"):
+            socket.create_connection((host, port), timeout=SECONDS).close()

@@ -20,7 +20,9 @@ def check_transaction(
     transaction: str = typer.Argument(help="Hash of the transaction, in hex. A task's id is one."),
     genesis: Path = typer.Option(..., "--genesis", help="The network's genesis document, from a source you trust."),
     join: list[str] = JOIN,
-    height: int | None = typer.Option(None, "--height", min=1, help="Of its block; if not given, a validator says."),
+    height: int | None = typer.Option(
+        None, "--height", min=1, max=2**53, help="Of its block; if not given, a validator says."
+    ),
     json: bool = JSON,
 ) -> None:
     """Check that a transaction was committed, with nothing but the genesis document; one honest validator is enough.

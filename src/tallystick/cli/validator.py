@@ -64,9 +64,11 @@ def init(
     chain = chain_id(read_genesis(genesis))
     for option, given in (("--address", address), ("--url", http_address(url))):
         try:
-            split_address(given)
+            name, _ = split_address(given)
         except ValueError as error:
             fail(f"{option}: {error}")
+        if name in ("0.0.0.0", "::"):  # noqa: S104
+            fail(f"{option} {given}: nobody reaches it there; name its address, and that one with `run --listen`")
     if home.exists() and any(home.iterdir()):
         fail(f"{home}: not empty; name a new folder")
     secret = load_key(key) if key else Key.generate()
@@ -164,23 +166,26 @@ def status(join: list[str] = JOIN_ALL, json: bool = JSON) -> None:
 
 
 def _print_status(seen: "dict[str, Status | None]", best: int) -> None:
+    from tallystick.network.peers import http_address
+
     names = ("height", "lag", "checkpoint", "epoch/view", "peers", "pool", "state")
     url_column = Column("validator", overflow="fold")  # in a narrow terminal nothing is cut off
     table = Table(url_column, *names, box=None, pad_edge=False, collapse_padding=True)
     console = Console()
     for url, found in seen.items():
+        where = http_address(url)
         if found is None:
-            table.add_row(url, "", "", "", "", "", "", "[red]does not answer[/]")
+            table.add_row(where, "", "", "", "", "", "", "[red]no answer[/]")
             continue
         state = "votes" if found.voting else "follows"
         state = "fetches a snapshot" if found.transferring else state if found.active else f"{state}, changes its view"
         numbers = (found.height, best - found.height, found.checkpoint, f"{found.epoch}/{found.view}")
-        table.add_row(url, *map(str, (*numbers, len(found.connected), found.pool)), state)
+        table.add_row(where, *map(str, (*numbers, len(found.connected), found.pool)), state)
     console.print(table)
     for url, found in seen.items():
         if found is None:
             continue
-        console.print(f"{url}: {found.identity[:12]}, its primary {found.primary[:12]}", soft_wrap=True)
+        console.print(f"{http_address(url)}: {found.identity[:12]}, its primary {found.primary[:12]}", soft_wrap=True)
         ago = "never" if found.last_view_change_ms is None else f"{_seconds_since(found.last_view_change_ms):.0f} s ago"
         refused = f"{_counts(found.rejections)}; transactions not admitted: {_counts(found.not_admitted)}"
         console.print(f"  last view change {ago} ({found.view_changes} since its start); refused: {refused}")
@@ -225,6 +230,7 @@ def add(
     Example: tallystick validator add net/validator-0 node-5/card.json --join http://127.0.0.1:26651
     """
     from tallystick.canon.encoding import from_json
+    from tallystick.errors import Refused
     from tallystick.ledger.genesis import ValidatorInfo
     from tallystick.ledger.transactions import AddValidator
     from tallystick.network.peers import split_address
@@ -232,13 +238,13 @@ def add(
     from tallystick.network.validator import MAX_CARD_BYTES
 
     try:
-        info = from_json(card.read_bytes(), ValidatorInfo, limit=MAX_CARD_BYTES, what=str(card))
+        info = from_json(card.read_bytes(), ValidatorInfo, limit=MAX_CARD_BYTES, what="card")
         split_address(info.address)
+        pinned_form(info.identity, info.certificate)
     except OSError as error:
         fail(f"{card}: {error.strerror}")
-    except ValueError as error:
-        fail(f"{card}: {error}")
-    pinned_form(info.identity, info.certificate)
+    except (Refused, ValueError) as error:
+        fail(f"{card}: not a validator's card: {error}; `tallystick validator init` makes one, card.json")
     body = AddValidator(info.identity, info.address, info.url, info.certificate, info.stake)
     show_outcome(_send(home, body, join), json)
 

@@ -29,6 +29,8 @@ class BlobStore:
     """
 
     def __init__(self, url: str) -> None:
+        if not url:  # fsspec takes that for the folder we are in
+            raise BlobMissingError("blob store: its URL is empty; name the one that the network uses")
         try:
             filesystem, root = fsspec.core.url_to_fs(url)
         except (ImportError, ValueError) as error:

@@ -30,8 +30,17 @@ PAUSE_SECONDS: Final = 0.2
 EXECUTION_SECONDS: Final = 60.0
 
 
+STILL_PENDING: Final = (
+    "It may still be executed, unless another one of this account comes first: see `tallystick check-transaction`"
+)
+
+
 class UnreachableError(TallystickError):
     """No validator answers."""
+
+
+class NotAReplyError(Refused):
+    """What answers is no validator, or it spoils its answers. Refused as `malformed` or `too_large`."""
 
 
 class Validators:
@@ -44,6 +53,11 @@ class Validators:
     def __init__(self, urls: Sequence[str]) -> None:
         if not urls:
             raise UnreachableError("no validator is known; name one with --join http://host:port")
+        for url in urls:
+            try:
+                httpx.URL(url)
+            except httpx.InvalidURL as error:
+                raise UnreachableError(f"{url[:200]!r}: no URL: {error}; one looks like http://host:port") from None
         self._urls = [url.rstrip("/") for url in urls]
         self._current = 0
         self._http = httpx.Client(timeout=httpx.Timeout(REPLY_SECONDS, connect=CONNECT_SECONDS), trust_env=False)
@@ -166,9 +180,8 @@ class Validators:
                     raise
             if (outcome := self._hand_in_again(transaction)) is not None:
                 return outcome
-        raise UnreachableError(
-            f"transaction {name}: not executed within {EXECUTION_SECONDS:.0f} s; is a quorum running?"
-        )
+        late = f"not heard of within {EXECUTION_SECONDS:.0f} s; is a quorum running?"
+        raise UnreachableError(f"transaction {name}: {late} {STILL_PENDING}")
 
     def _hand_in_again(self, transaction: bytes) -> views.TransactionView | None:
         """A validator that executed it says so. One that knows only a later transaction of the same account calls the
@@ -200,6 +213,10 @@ class Validators:
                 return self._ask_one(method, url + path, kind, timeout, content, limit)
             except httpx.HTTPError as error:
                 problem = f"{url}: {type(error).__name__}: {error}"
+            except NotAReplyError as error:
+                if len(self._urls) == 1:
+                    raise
+                problem = error.reason
             self._current += 1
             if (attempt + 1) % len(self._urls) == 0:
                 time.sleep(PAUSE_SECONDS)
@@ -212,7 +229,7 @@ class Validators:
             for chunk in response.iter_bytes():
                 data += chunk
                 if len(data) > limit:
-                    raise Refused("too_large", f"{url}: the reply is over {limit} bytes")
+                    raise NotAReplyError("too_large", f"{url}: the reply is over {limit} bytes")
         if response.status_code >= 500:
             said = f"{response.status_code} {response.reason_phrase}"
             raise httpx.HTTPStatusError(said, request=response.request, response=response)
@@ -261,6 +278,9 @@ class Sender:
         except TallystickError:
             self._nonce = None
             raise
+        except KeyboardInterrupt:
+            self._told(f"transaction {blob_name(transaction)}: {STILL_PENDING}")
+            raise
         if outcome.code != "ok":
             raise Refused(outcome.code, outcome.reason)
         return outcome
@@ -270,4 +290,4 @@ def _decode(data: bytes, kind: Any, url: str) -> Any:
     try:
         return msgspec.json.decode(data, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise Refused("malformed", f"{url}: not a validator's reply: {error}") from None
+        raise NotAReplyError("malformed", f"{url}: not a validator's reply: {error}") from None

@@ -139,7 +139,10 @@ def _check_file(file: BinaryIO, genesis: Group) -> Checked:
         record = _read(file, MAX_RECORD_BYTES)
         what = f"block {height}"
         certified: CertifiedBlock = from_bytes(record, CertifiedBlock, limit=MAX_RECORD_BYTES, what=what)
-        block, _ = trust.verify_block(height, certified.block, certified.certificate)
+        try:
+            block, _ = trust.verify_block(height, certified.block, certified.certificate)
+        except Refused as refused:
+            raise Refused(refused.code, f"{what}: {refused.reason}") from None
         transactions += len(block.transactions)
     if file.read(1):
         raise Refused("malformed", f"goes on after block {header.last}")

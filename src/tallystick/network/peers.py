@@ -215,9 +215,11 @@ class Peers:
                 )
         except (OSError, TimeoutError):
             return None
-        if self._pins.get(certificate_of(transport)) == validator.identity:
+        there = self._pins.get(certificate_of(transport))
+        if there == validator.identity:
             return channel
-        self.rejections["wrong_peer"] += 1
+        same = there is not None and self._others[there].address == validator.address
+        self.rejections["changed_key" if same else "wrong_peer"] += 1
         transport.abort()
         return None
 
@@ -279,7 +281,8 @@ def listen_on(address: str) -> socket.socket:
     try:
         host, port = split_address(address)
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+        both = family == socket.AF_INET6 and socket.has_dualstack_ipv6()  # [::] is every address, as 0.0.0.0 is
+        return socket.create_server((host, port), family=family, backlog=BACKLOG, dualstack_ipv6=both)
     except ValueError as error:
         raise ListenError(f"{address}: cannot listen there: {error}") from None
     except OSError as error:
@@ -299,6 +302,11 @@ def split_address(address: str) -> tuple[str, int]:
         ValueError: not of the form `host:port`.
     """
     host, _, port = address.rpartition(":")
-    if not host or not port.isdecimal() or int(port) > 65535:
+    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    if not bare or not port.isdecimal() or int(port) > 65535 or "[" in bare or "]" in bare:
         raise ValueError(f"{address!r} is not of the form host:port")
-    return host.removeprefix("[").removesuffix("]"), int(port)
+    if bare == host and ":" in host:
+        raise ValueError(
+            f"{address!r} is not of the form host:port; an IPv6 address goes in brackets, as in [::1]:26650"
+        )
+    return bare, int(port)

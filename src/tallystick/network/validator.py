@@ -139,6 +139,8 @@ def key_in_use(home: Path) -> Key:
         ValidatorError: there is none.
         KeyFileError: it cannot be used.
     """
+    if not home.is_dir():
+        raise ValidatorError(f"{home}: no such folder; name that of a validator")
     if not (home / KEY).exists():
         way = "bring it back from a backup (a new key would be another validator's)"
         raise ValidatorError(f"{home / KEY}: missing; {way}")
