@@ -43,7 +43,7 @@ for line in sys.stdin:
         continue
     print(os.getpid(), flush=True)
     for number in range(int(line), int(line) + 1000):
-        print(number, flush=True)
+        os.write(1, b"%d\\n" % number)  # one write: whoever is killed has said all of it or nothing
         with Recorder(Path(sys.argv[1]) / str(number), PROVER, run.run, run.commitment(segment=1)) as recorder:
             train(recorder)
 """
