@@ -41,7 +41,7 @@ def claim(
         except Refused as refused:
             if refused.code != "already_anchored":
                 raise
-            errors.print(f"it is anchored already, and that counts: {refused.reason}", soft_wrap=True, markup=False)
+            say(f"it is anchored already, and that counts: {refused.reason}")
         view, chain = validators.anchor(digest), validators.status().chain
     if view is None:
         fail(f"{digest}: was accepted, but that validator does not know it yet; ask again with `tallystick resolve`")
@@ -157,7 +157,7 @@ def _claim(path: Path, join: list[str], full: bool) -> "Claim":
     proof = open_proof(places)
     anchored, committed = _place(proof.signature, join), _place(blob_name(proof.sealed), join)
     verdict = verify(places, How(FULL if full else Sample(secrets.token_bytes(NONCE_BYTES))))
-    errors.print(f"{path}: {verdict.reason}", soft_wrap=True, markup=False)
+    say(f"{path}: {verdict.reason}")
     parent = proof.commitment.parent
     return Claim(
         proof=proof.signature,

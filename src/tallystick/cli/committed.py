@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from tallystick.cli.network import JOIN
-from tallystick.cli.output import JSON, errors, fail, print_json
+from tallystick.cli.output import JSON, fail, print_json, say
 from tallystick.errors import Refused
 
 if TYPE_CHECKING:
@@ -49,9 +49,9 @@ def check_transaction(
                 found = check_committed(one, group, transaction, height)
         except Refused as refused:
             code = EXIT_FALSE
-            errors.print(f"{url}: shows something false: {refused}", soft_wrap=True, markup=False)
+            say(f"{url}: shows something false: {refused}")
         except (UnprovenError, UnreachableError) as error:
-            errors.print(f"{url}: {error}", soft_wrap=True, markup=False)
+            say(f"{url}: {error}")
         else:
             _show(found, url, json)
             return

@@ -6,7 +6,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from tallystick.cli.output import JSON, errors, fail, print_json
+from tallystick.cli.output import JSON, fail, print_json, say
 
 data = typer.Typer(no_args_is_help=True, help="Real data sets, in the form that a task trains on.")
 
@@ -52,7 +52,7 @@ def fetch(
 
     def report(line: str) -> None:
         if not quiet:
-            errors.print(line, soft_wrap=True, markup=False)
+            say(line)
 
     try:
         fetched = fetch_set(name, out, report)

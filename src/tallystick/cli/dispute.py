@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from tallystick.cli.output import errors, fail, print_json
+from tallystick.cli.output import errors, fail, print_json, say
 
 if TYPE_CHECKING:
     from tallystick.canon.identity import Key
@@ -121,7 +121,7 @@ def host(
     from tallystick.proof.dispute.record import terms_of
 
     def told(current: "Game") -> None:
-        errors.print(_sentence(current), soft_wrap=True, markup=False)
+        say(_sentence(current))
 
     secret, agreed = load_key(key), _agreed(game)
     listening = listen_on(listen)
@@ -129,11 +129,9 @@ def host(
     async def run() -> "Game":
         there = Host(secret, agreed, terms_of(agreed, *_documents(game)), game / MOVES, told)
         address, port = listen.rpartition(":")[0], listening.getsockname()[1]
-        errors.print(
+        say(
             f"each side now runs `tallystick dispute play PROOF --join {address}:{port} --host {secret.identity} "
-            "--key KEY`",
-            soft_wrap=True,
-            markup=False,  # an address may have brackets
+            "--key KEY`"
         )
         return await there.run(listening)
 
@@ -141,7 +139,7 @@ def host(
         try:
             judged = asyncio.run(run())
         except KeyboardInterrupt:
-            errors.print(f"stopped; the same command goes on with {game}", soft_wrap=True)
+            say(f"stopped; the same command goes on with {game}")
             raise
     if json:
         print_json(_facts(judged))

@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 from rich.table import Column, Table
 
-from tallystick.cli.output import JSON, errors, fail, print_json, say
+from tallystick.cli.output import JSON, fail, print_json, say
 from tallystick.errors import Refused
 
 if TYPE_CHECKING:
@@ -109,16 +109,16 @@ def submit(
             return
         left = f"task {name[:12]} goes on without you, and its escrow stays, but no proof will be written"
         try:
-            finished = wait_for_task(name, validators, lambda view: errors.print(_progress_line(view), soft_wrap=True))
+            finished = wait_for_task(name, validators, lambda view: say(_progress_line(view)))
             left = f"task {name[:12]} is {finished.status}; its proof in {out} is unfinished"
             collect_proof(finished, secret, validators, store, out, lambda step, steps: None)
         except KeyboardInterrupt:
             see = f"see the task with `tallystick status --join {join[0]}`"
-            errors.print(f"{left}; {see}", soft_wrap=True, markup=False)
+            say(f"{left}; {see}")
             raise
     if json:
         print_json({"task": name, "status": finished.status, "proof": str(out)})
-    errors.print(f"proof: {out}; check it with `tallystick verify {out}`", soft_wrap=True)
+    say(f"proof: {out}; check it with `tallystick verify {out}`")
 
 
 def status(
@@ -137,7 +137,7 @@ def status(
             with Validators([url]) as one:
                 seen.append((url, one.status()))
         except (UnreachableError, Refused) as error:
-            errors.print(f"{url}: {error}", soft_wrap=True, markup=False)
+            say(f"{url}: {error}")
     if not seen:
         fail("none of the named validators answers")
     with Validators([url for url, _ in seen]) as validators:

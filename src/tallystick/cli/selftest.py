@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from tallystick.cli.output import errors, print_json
+from tallystick.cli.output import print_json, say
 
 
 def selftest(
@@ -25,6 +25,6 @@ def selftest(
         print_json([{"case": o.case, "passed": o.passed, "found": o.found, "expected": o.expected} for o in outcomes])
     else:
         for outcome in failed:
-            errors.print(f"{outcome.case}: found {outcome.found}, expected {outcome.expected}", soft_wrap=True)
+            say(f"{outcome.case}: found {outcome.found}, expected {outcome.expected}")
         typer.echo(f"{len(outcomes) - len(failed)} of {len(outcomes)} cases passed by {IN_USE}")
     sys.exit(1 if failed else 0)

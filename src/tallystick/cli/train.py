@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from tallystick.cli.output import errors, fail, print_json
+from tallystick.cli.output import errors, fail, print_json, say
 
 if TYPE_CHECKING:
     from tallystick.canon.identity import Key
@@ -71,7 +71,7 @@ def train(
     )
     with Recorder(out, secret, run, commitment) as recorder:
         if recorder.step and not recorder.finished:
-            errors.print(f"{out}: resumed at step {recorder.step} of {commitment.steps}", soft_wrap=True)
+            say(f"{out}: resumed at step {recorder.step} of {commitment.steps}")
         try:
             losses = _train(recorder, quiet)
         except DivergedError as error:
@@ -99,7 +99,7 @@ def pack(
     from tallystick.proof.packing import pack as pack_proof
 
     size, archive = pack_proof(proof, out, without_data=without_data)
-    errors.print(f"{out}: {size} bytes; {archive} bytes of checkpoints stay in {proof}", soft_wrap=True)
+    say(f"{out}: {size} bytes; {archive} bytes of checkpoints stay in {proof}")
 
 
 def _key(path: Path | None, out: Path) -> "Key":
@@ -114,7 +114,7 @@ def _key(path: Path | None, out: Path) -> "Key":
             fail(f"{out}: is there already, and its key {beside} is not; name your key with --key, or another --out")
         beside.parent.mkdir(parents=True, exist_ok=True)
         save_key(Key.generate(), beside)
-        errors.print(f"signing with a new key, {beside}; use your own with --key", soft_wrap=True)
+        say(f"signing with a new key, {beside}; use your own with --key")
     return load_key(beside)
 
 

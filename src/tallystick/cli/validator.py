@@ -13,7 +13,7 @@ from rich.table import Column, Table
 from tallystick.cli.entry import stop_at_once
 from tallystick.cli.money import MOST
 from tallystick.cli.network import BLOBS, JOIN, JOIN_ALL, STOP_ON_EOF
-from tallystick.cli.output import JSON, errors, fail, print_json, say, show_outcome
+from tallystick.cli.output import JSON, fail, print_json, say, show_outcome
 
 if TYPE_CHECKING:
     from tallystick.ledger.transactions import AnyBody
@@ -67,7 +67,7 @@ def init(
             name, _ = split_address(given)
         except ValueError as error:
             fail(f"{option}: {error}")
-        if name in ("0.0.0.0", "::"):  # noqa: S104
+        if name in ("0.0.0.0", "::"):  # noqa: S104  # refused, not bound
             fail(f"{option} {given}: nobody reaches it there; name its address, and that one with `run --listen`")
     if home.exists() and any(home.iterdir()):
         fail(f"{home}: not empty; name a new folder")
@@ -81,7 +81,7 @@ def init(
         print_json({"identity": secret.identity, "card": str(home / CARD)})
         return
     typer.echo(secret.identity)
-    errors.print(f"send {home / CARD} to the operators of the network", soft_wrap=True)
+    say(f"send {home / CARD} to the operators of the network")
 
 
 @validator.command()
@@ -125,11 +125,11 @@ def run(
         gc.collect()
         gc.freeze()  # what was loaded so far stays, and is not looked through again while others wait for us
         said = f"validator {status.identity[:12]} of {status.chain}: height {status.height}, ready"
-        errors.print(said, soft_wrap=True)
+        say(said)
 
     try:
-        where = {"listen": listen, "http": listen_http}
-        uvloop.run(run_validator(home, blobs, ready, **where, retain=retain, timeout_ms=timeout_ms))
+        life = run_validator(home, blobs, ready, listen=listen, http=listen_http, retain=retain, timeout_ms=timeout_ms)
+        uvloop.run(life)
     except DamagedError as error:
         fail(str(error), DAMAGED)
     except HaltedError as error:
@@ -151,7 +151,7 @@ def status(join: list[str] = JOIN_ALL, json: bool = JSON) -> None:
             with Validators([url]) as one:
                 seen[url] = one.status()
         except (UnreachableError, Refused) as error:
-            errors.print(f"{url}: {error}", soft_wrap=True, markup=False)
+            say(f"{url}: {error}")
             seen[url] = None
     best = max((found.height for found in seen.values() if found), default=0)
     if json:
@@ -296,7 +296,7 @@ def rotate_key(home: Path = HOME, join: list[str] = JOIN, json: bool = JSON) -> 
         return
     typer.echo(new.identity)
     if listed:
-        errors.print("the ledger knows this key already; it is in office after the next checkpoint", soft_wrap=True)
+        say("the ledger knows this key already; it is in office after the next checkpoint")
 
 
 def _send(home: Path, body: "AnyBody", join: list[str]) -> "TransactionView":
@@ -414,7 +414,7 @@ def recover(home: Path = HOME, json: bool = JSON) -> None:
     elif not done.damage:
         typer.echo("nothing is damaged")
     else:
-        errors.print(done.damage, soft_wrap=True, markup=False)
+        say(done.damage)
         if done.moved:
             typer.echo(f"set aside in {done.aside}: {', '.join(done.moved)}")
         typer.echo("start it again; it will be silent for two epochs" if done.muted else "start it again")

@@ -15,7 +15,7 @@ from tallystick.consensus.pbft.certificate import votes_in
 from tallystick.consensus.pbft.trust import ChainOfTrust
 from tallystick.errors import Refused, TallystickError
 from tallystick.ledger.transactions import read_transaction
-from tallystick.network.dial import Validators
+from tallystick.network.dial import Validators, other_chain
 
 SAYS_NOTHING = {"no_such_block", "no_such_transaction", "not_kept"}
 """Codes of answers that a validator which does not have what was asked for gives."""
@@ -56,9 +56,8 @@ def check_committed(validators: Validators, genesis: Group, transaction: str, he
             block at `height` is another's.
         UnreachableError
     """
-    serves = validators.status().chain
-    if serves != genesis.chain:
-        raise UnprovenError(f"serves chain {serves[:80]!r}, and the genesis document is of {genesis.chain!r}")
+    if other := other_chain(validators.status(), genesis.chain):
+        raise UnprovenError(other)
     try:
         where = validators.transaction(transaction).height if height is None else height
         shown = validators.block(where)

@@ -43,6 +43,13 @@ class NotAReplyError(Refused):
     """What answers is no validator, or it spoils its answers. Refused as `malformed` or `too_large`."""
 
 
+def other_chain(status: views.Status, chain: str) -> str:
+    """In words, that a validator serves another chain than that of a genesis document; empty if it serves that one."""
+    if status.chain == chain:
+        return ""
+    return f"serves chain {status.chain[:80]!r}, and the genesis document is of {chain!r}"
+
+
 class Validators:
     """A list of validators of which any one will do.
 

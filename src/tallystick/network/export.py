@@ -20,7 +20,7 @@ from tallystick.consensus.pbft.limits import MAX_BLOCK_BYTES, MAX_CERTIFICATE_BY
 from tallystick.consensus.pbft.messages import CertifiedBlock, decode_block
 from tallystick.consensus.pbft.trust import ChainOfTrust
 from tallystick.errors import Refused
-from tallystick.network.dial import Validators
+from tallystick.network.dial import Validators, other_chain
 from tallystick.network.store import Store
 from tallystick.network.tables import StoreError
 
@@ -72,9 +72,8 @@ def fetch_export(validators: Validators, genesis: Group, out: Path) -> Header:
         UnreachableError
     """
     status = validators.status()
-    if status.chain != genesis.chain:
-        what = f"serves chain {status.chain[:80]!r}, and the genesis document is of {genesis.chain!r}"
-        raise Refused("wrong_chain", f"the validator {what}")
+    if other := other_chain(status, genesis.chain):
+        raise Refused("wrong_chain", f"the validator {other}")
     trust, checkpoints = ChainOfTrust(genesis), list[bytes]()
     for proof in validators.checkpoints():
         trust.extend(proof)
